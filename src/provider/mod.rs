@@ -1,0 +1,220 @@
+//! Adapters: one provider's dialect each, as a pure fold.
+//!
+//! An adapter is a value with serialisable state. It is fed timestamped records of both
+//! directions and gives events and bytes to write. It has no clock, no thread and does no I/O:
+//! recorded transcripts test it line by line, and a restart rebuilds it. Folding never fails: a
+//! line that it does not know becomes a `raw` event.
+//!
+//! Must not know pipes, threads, the registry; no dialect knows another.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::run::event::{Complete, Event, Reason, Usage};
+use crate::run::id::Millis;
+
+/// What passed between an agent and its keeper, in the order in which it passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// When the keeper saw it.
+    pub at: Millis,
+    /// What it was.
+    pub body: RecordBody,
+}
+
+/// The kinds of record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordBody {
+    /// A line of the agent's stdout, without its line end. Not necessarily UTF-8.
+    Out(Vec<u8>),
+    /// A line of the agent's stderr, likewise.
+    Err(Vec<u8>),
+    /// A stdout line over the cap: its length and its first bytes.
+    OutCapped {
+        /// The whole line's length in bytes.
+        bytes: u64,
+        /// How it began.
+        head: Vec<u8>,
+    },
+    /// Write number `n` reached the agent's stdin.
+    In {
+        /// The number of the command's row.
+        n: u64,
+        /// What was written.
+        bytes: Vec<u8>,
+    },
+    /// The process ended. Always the last record.
+    Exit(Exit),
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// With this exit code.
+    Code(i32),
+    /// Killed by this signal.
+    Signal(i32),
+}
+
+/// What a fold gives, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// A turn begins: by a prompt of ours, or by the agent itself (background results).
+    TurnStarted(Origin),
+    /// A fact in the current turn; between turns it is background activity.
+    Event(Event),
+    /// The agent's own id for this conversation, each time it names it.
+    NativeId(String),
+    /// An automatic reply to the agent. It becomes a numbered row like every command.
+    Write(Write),
+    /// The agent withdrew or timed out a permission request; the worker logs
+    /// `permission_cancelled` if it was still open.
+    PermissionGone {
+        /// The agent's own request id.
+        request_id: String,
+        /// Why.
+        reason: crate::run::event::CancelReason,
+    },
+    /// The current turn's terminal. Only this completes a run, or else the process's exit.
+    TurnEnded(Ending),
+}
+
+/// Who began a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// A prompt.
+    User,
+    /// The agent.
+    Agent,
+}
+
+/// How the agent says its turn ended. The worker turns it into `complete`, unless an abort has
+/// been asked for, which then decides.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ending {
+    /// `finished` or `failed`; `aborted` when the agent confirms an interrupt.
+    pub reason: Reason,
+    /// Where the agent gives one.
+    pub exit_code: Option<i64>,
+    /// As the agent has it: `jsonl` agents may say so themselves.
+    pub success: bool,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// What the turn consumed.
+    pub usage: Option<Usage>,
+    /// What else a `jsonl` agent put in its `complete`; kept.
+    pub extra: Map<String, Value>,
+}
+
+impl Ending {
+    /// The event, `duration_ms` after the run's start.
+    #[must_use]
+    pub fn complete(self, duration_ms: u64) -> Complete {
+        Complete {
+            exit_code: self.exit_code,
+            success: self.success,
+            aborted: self.reason == Reason::Aborted,
+            reason: self.reason,
+            error: self.error,
+            by: None,
+            usage: self.usage,
+            duration_ms,
+            extra: self.extra,
+        }
+    }
+}
+
+/// What we want of an agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// A new turn.
+    Prompt(Prompt),
+    /// An answer to a permission request, under the agent's own request id.
+    Answer(Answer),
+    /// Please stop this turn.
+    Interrupt,
+}
+
+/// A new turn.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Prompt {
+    /// What the person says.
+    pub content: String,
+    /// As the client gave them.
+    pub options: Map<String, Value>,
+    /// The working directory, already confined to the project.
+    pub cwd: PathBuf,
+    /// The conversation to go on with.
+    pub native_id: Option<String>,
+}
+
+/// An answer to a permission request.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// The agent's own request id.
+    pub request_id: String,
+    /// Allow or deny.
+    pub allow: bool,
+    /// Which of the request's choices.
+    pub choice_id: Option<String>,
+    /// Changed input, or answers to questions.
+    pub updated_input: Option<Value>,
+    /// A note to the agent.
+    pub message: Option<String>,
+    /// Save a rule; as the client gave it (`remember`, or `rememberEntry`).
+    pub remember: Option<Value>,
+}
+
+/// Bytes for the agent's stdin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    /// Whole lines, ends included. May be empty if only the close matters.
+    pub bytes: Vec<u8>,
+    /// Close the agent's stdin after them.
+    pub close: bool,
+}
+
+/// How to start an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Added to the short, allow-listed environment.
+    pub env: BTreeMap<String, String>,
+    /// Where it runs.
+    pub cwd: PathBuf,
+}
+
+/// A configured provider, `[providers.NAME]` of `config.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provider {
+    /// What a session's `provider` says.
+    pub name: String,
+    /// Which dialect it speaks.
+    pub kind: Kind,
+    /// Its argv; each kind has its default.
+    pub command: Vec<String>,
+    /// Added to the agent's environment.
+    pub env: BTreeMap<String, String>,
+}
+
+/// The dialects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Claude Code, stream-json both ways.
+    Claude,
+    /// Any program that speaks JSON lines.
+    Jsonl,
+    /// Any program: prompt in, lines out.
+    Command,
+    /// The demo agent: `jsonl`, spoken by this binary.
+    Demo,
+}

@@ -1,0 +1,7 @@
+//! What a run is: its ids, its vocabulary, its state machine and the log that holds it.
+//!
+//! Knows nothing of JSON on the wire, of threads, sockets or SQLite.
+
+pub mod change;
+pub mod event;
+pub mod id;
