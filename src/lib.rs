@@ -1,1 +1,11 @@
+//! `reattach` runs coding-agent CLIs, keeps everything they say in a durable, numbered log per
+//! run, and serves that log to any number of devices, which can drop and come back without
+//! losing or doubling anything.
+//!
+//! A newcomer's path: `run/event`, `provider/claude`, `registry/worker`, `run/log`,
+//! `registry/feed`, `server/connection`. `docs/architecture.md` has the picture.
 
+pub mod limits;
+#[cfg(not(any(loom, shuttle)))]
+pub mod provider;
+pub mod run;

@@ -1,0 +1,172 @@
+//! Every bound and deadline, in one place, with assertions of how they hang together.
+//!
+//! What an operator may set is a field of `Limits`, with its default; what nobody should need to
+//! set is a constant. Sizes are in bytes, durations in milliseconds; `_max` is inclusive.
+//! Must not know anything else.
+
+/// The bounds and deadlines that configuration can set. `Default` is what the documentation says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections served at once; one more gets a 503.
+    pub connections_max: usize,
+    /// Agent processes alive at once; one more send gets `BUSY`.
+    pub agents_max: usize,
+    /// Frames in memory per session.
+    pub ring_events_max: usize,
+    /// Bytes of frames in memory per session.
+    pub ring_bytes_max: usize,
+    /// Bytes of frames in memory in all.
+    pub ring_total_bytes_max: usize,
+    /// One event, encoded.
+    pub event_bytes_max: usize,
+    /// One line of an agent.
+    pub line_bytes_max: usize,
+    /// One client frame.
+    pub message_bytes_max: usize,
+    /// How long a finished run stays in memory.
+    pub completed_retention_ms: i64,
+    /// Between protocol pings.
+    pub heartbeat_ms: i64,
+    /// Without a byte leaving while some wait: the client is dropped.
+    pub stall_ms: i64,
+    /// How long a warm agent may idle.
+    pub agent_idle_ms: i64,
+    /// How long an agent lives on without a gateway.
+    pub orphan_grace_ms: i64,
+    /// How long a shutdown may take.
+    pub drain_ms: i64,
+    /// On disk: completed runs older than this go. 0 keeps all.
+    pub retention_age_ms: i64,
+    /// On disk: oldest completed runs go until their events fit. 0 keeps all.
+    pub retention_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 4000,
+            agents_max: 16,
+            ring_events_max: 16_384,
+            ring_bytes_max: 16 << 20,
+            ring_total_bytes_max: 256 << 20,
+            event_bytes_max: EVENT_BYTES_DEFAULT,
+            line_bytes_max: LINE_BYTES_DEFAULT,
+            message_bytes_max: 1 << 20,
+            completed_retention_ms: 300_000,
+            heartbeat_ms: 30_000,
+            stall_ms: 30_000,
+            agent_idle_ms: 600_000,
+            orphan_grace_ms: 3_600_000,
+            drain_ms: 20_000,
+            retention_age_ms: 0,
+            retention_bytes: 0,
+        }
+    }
+}
+
+/// Default of `event_bytes_max`.
+pub const EVENT_BYTES_DEFAULT: usize = 256 << 10;
+/// Configuration may not go above this, since a frame must fit every write buffer.
+pub const EVENT_BYTES_CEILING: usize = 1 << 20;
+/// Default of `line_bytes_max`.
+pub const LINE_BYTES_DEFAULT: usize = 16 << 20;
+/// What is kept of a line over the cap.
+pub const LINE_HEAD_BYTES: usize = 4 << 10;
+/// What is kept of an agent's stderr for the `error` of a failed `complete`.
+pub const STDERR_TAIL_BYTES: usize = 4 << 10;
+
+/// tungstenite's write buffer: a batch, a frame and the reserve for control frames must fit.
+pub const WRITE_BUFFER_BYTES_MAX: usize = PULL_BYTES + EVENT_BYTES_CEILING + WRITE_RESERVE_BYTES;
+/// Room in the write buffer for pongs, a close and replies.
+pub const WRITE_RESERVE_BYTES: usize = 256 << 10;
+/// tungstenite's read buffer; its default of 128 KiB is the price of an idle connection.
+pub const READ_BUFFER_BYTES: usize = 4 << 10;
+/// What a connection pulls from the feed in one turn.
+pub const PULL_BYTES: usize = 64 << 10;
+/// Client messages read in one turn.
+pub const MESSAGES_PER_TURN: usize = 32;
+/// Replies that wait for their commit or for room; above it the connection stops reading.
+pub const OUTBOX_MAX: usize = 64;
+/// A connection that was caught up sends at once, then leaves wakes alone for this long.
+pub const WAKE_GAP_MS: i64 = 10;
+/// Targets in one `chat.subscribe`, and subscriptions of one connection.
+pub const SUBSCRIPTIONS_MAX: usize = 1024;
+/// A client's `ref`.
+pub const REF_BYTES_MAX: usize = 64;
+/// A client's `clientMessageId`.
+pub const CLIENT_MESSAGE_ID_BYTES_MAX: usize = 256;
+
+/// Rows that one SQLite read may take.
+pub const READ_ROWS_MAX: usize = 512;
+/// SQLite connections for reading.
+pub const READERS: usize = 4;
+/// Frames of one session that one transaction may take.
+pub const BATCH_FRAMES_MAX: usize = 4096;
+/// Bytes of frames of one session that one transaction may take.
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
+/// What retention may take of the store's time between two batches.
+pub const RETENTION_SLICE_MS: i64 = 10;
+/// A file that is deleted when the disk is full, so that the last `complete`s can be written.
+pub const BALLAST_BYTES: u64 = 4 << 20;
+/// Between two tries of a commit that failed for want of room or a lock.
+pub const STORE_RETRY_MS: i64 = 250;
+
+/// Open tool calls and permission requests of one session (I7).
+pub const OPEN_ITEMS_MAX: usize = 1024;
+/// Ids of recent prompts that a session keeps in memory.
+pub const RECENT_MESSAGES_MAX: usize = 4096;
+/// Session ids that the ring of broadcasts holds.
+pub const BROADCAST_RING_MAX: usize = 1024;
+
+/// Records between `out-` and `agent-`.
+pub const LINES_MAX: usize = 1024;
+/// Bytes between `out-` and `agent-`; one line may exceed it by itself.
+pub const LINES_BYTES_MAX: usize = 1 << 20;
+/// What an agent that does not read its stdin may leave unwritten before more is refused.
+pub const STDIN_BYTES_MAX: usize = 8 << 20;
+
+/// The provider's own interrupt has this long to be confirmed.
+pub const INTERRUPT_MS: i64 = 2000;
+/// After stdin was closed, before SIGINT.
+pub const CLOSE_STDIN_MS: i64 = 2000;
+/// After SIGINT, before SIGTERM.
+pub const SIGINT_MS: i64 = 2000;
+/// After SIGTERM, before SIGKILL.
+pub const SIGTERM_MS: i64 = 3000;
+/// A one-process-per-run program still alive this long after its `complete` is stopped.
+pub const LINGER_MS: i64 = 2000;
+/// After the exit, how long an escaped holder of the pipe may delay its end.
+pub const DRAIN_AFTER_EXIT_MS: i64 = 250;
+/// No news from an agent for this long: a `status` of kind `quiet` says so.
+pub const QUIET_MS: i64 = 30_000;
+
+/// A request's head, from its first byte.
+pub const HEAD_MS: i64 = 3000;
+/// A request's body.
+pub const BODY_MS: i64 = 10_000;
+/// A connection between two requests.
+pub const KEEP_ALIVE_MS: i64 = 15_000;
+/// Writing an answer.
+pub const ANSWER_MS: i64 = 10_000;
+/// A REST request that waits for a commit.
+pub const COMMIT_WAIT_MS: i64 = 10_000;
+/// A request's head.
+pub const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Headers in it.
+pub const HEADERS_MAX: usize = 64;
+/// Requests on one connection.
+pub const REQUESTS_PER_CONNECTION_MAX: usize = 1000;
+/// Items in one page of a REST list.
+pub const PAGE_MAX: usize = 1000;
+/// Items in one page of a REST list, if the client does not say.
+pub const PAGE_DEFAULT: usize = 100;
+
+const _: () = {
+    assert!(EVENT_BYTES_DEFAULT <= EVENT_BYTES_CEILING);
+    assert!(EVENT_BYTES_CEILING < WRITE_BUFFER_BYTES_MAX - WRITE_RESERVE_BYTES);
+    assert!(EVENT_BYTES_DEFAULT <= (16 << 20) / 4, "an event is at most a quarter of the ring");
+    assert!(PULL_BYTES <= WRITE_BUFFER_BYTES_MAX);
+    assert!(LINE_HEAD_BYTES < LINE_BYTES_DEFAULT);
+    assert!(LINE_HEAD_BYTES < EVENT_BYTES_DEFAULT);
+    assert!(WAKE_GAP_MS < 2000, "a client expects its pong within 2 s");
+};
