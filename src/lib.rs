@@ -5,7 +5,13 @@
 //! A newcomer's path: `run/event`, `provider/claude`, `registry/worker`, `run/log`,
 //! `registry/feed`, `server/connection`. `docs/architecture.md` has the picture.
 
+#[cfg(not(any(loom, shuttle)))]
+pub mod cli;
+#[cfg(not(any(loom, shuttle)))]
+pub mod keeper;
 pub mod limits;
 #[cfg(not(any(loom, shuttle)))]
 pub mod provider;
 pub mod run;
+#[cfg(not(any(loom, shuttle)))]
+pub mod store;

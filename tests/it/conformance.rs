@@ -1,0 +1,1 @@
+//! The 46 recorded scenarios of the original gateway.

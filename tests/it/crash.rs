@@ -1,0 +1,1 @@
+//! kill -9 of the gateway, and what is left.

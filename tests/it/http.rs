@@ -1,0 +1,1 @@
+//! The front door: HTTP, login, Host and Origin, REST.

@@ -1,0 +1,14 @@
+//! Black-box tests on the built binary, and the checks of the code base itself.
+#![cfg(not(any(loom, shuttle)))]
+
+mod cli;
+mod conformance;
+mod crash;
+mod http;
+mod keeper;
+mod pressure;
+mod sessions;
+mod store;
+mod support;
+mod tidy;
+mod transcripts;

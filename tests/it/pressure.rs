@@ -1,0 +1,1 @@
+//! Floods, stalled clients, long lines, full disks.

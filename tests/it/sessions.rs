@@ -1,0 +1,1 @@
+//! Runs, subscriptions and permissions, over real sockets.

@@ -1,0 +1,1 @@
+//! What every test here shares: the gateway as a process, clients on real sockets.

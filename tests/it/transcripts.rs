@@ -1,0 +1,1 @@
+//! Recorded transcripts of real agents, folded.
