@@ -15,3 +15,4 @@ pub mod provider;
 pub mod run;
 #[cfg(not(any(loom, shuttle)))]
 pub mod store;
+pub mod sync;

@@ -9,6 +9,7 @@ use crate::run::event::{AnswerState, By, Complete, Decision};
 use crate::run::id::{
     AgentId, ClientMessageId, Millis, NativeId, Position, RequestId, RunId, SessionId,
 };
+use crate::sync::Arc;
 
 /// An event encoded once for the wire, with what the log and the store must know of it.
 #[derive(Clone, Debug)]
@@ -20,11 +21,19 @@ pub struct Frame {
     /// What it changes in the run's state, for the few kinds that change something.
     pub mark: Option<Box<Mark>>,
     /// The whole of a field that was cut to `event_bytes_max`.
-    pub whole: Option<Box<Whole>>,
+    pub whole: Option<Arc<Whole>>,
     /// Last frame of its group. A store batch never ends elsewhere.
     pub group_end: bool,
     /// On a group's last frame: the end offset of the agent record it came from; 0 for none.
     pub offset: u64,
+}
+
+impl Frame {
+    /// What it weighs in memory, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.text.len() + self.whole.as_ref().map_or(0, |whole| whole.json.len())
+    }
 }
 
 /// The uncut form of an event that was cut to fit `event_bytes_max`.
@@ -43,7 +52,12 @@ pub enum Mark {
     /// Its result.
     ToolClosed(String),
     /// A permission request that waits for an answer.
-    PermissionOpened(RequestId),
+    PermissionOpened {
+        /// Which request.
+        request: RequestId,
+        /// When it was asked.
+        received_at: Millis,
+    },
     /// An answer was recorded, or its state moved on.
     PermissionAnswered {
         /// Which request.
@@ -73,6 +87,8 @@ pub struct RunEnd {
 /// A durable fact that is no event.
 #[derive(Clone, Debug)]
 pub enum Change {
+    /// Nothing to write: a place in the order, for a ticket that waits for the frames before it.
+    Nothing,
     /// A new session.
     SessionCreated(SessionRow),
     /// Its title or its archive flag changed.

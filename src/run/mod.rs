@@ -5,3 +5,6 @@
 pub mod change;
 pub mod event;
 pub mod id;
+pub mod log;
+pub mod state;
+pub mod wake;

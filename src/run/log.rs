@@ -1,0 +1,389 @@
+//! The session log: a bounded ring of frames with two ends, and those who watch it.
+//!
+//! `end` is the last frame appended, `durable` the last on disk; both are session positions, so
+//! that a reader that is still in run 1 keeps its place when run 2 begins. The store is the log's
+//! first reader: it takes what lies between the two and raises `durable`. All other readers see
+//! only what is durable (I8), and none of them has a queue: it has a cursor, and pulls.
+//!
+//! Every method runs under the session's lock and does only pushes, compares and clones of
+//! shared bytes (I16). Must not know threads, sockets, SQLite or what a frame says.
+
+use std::collections::VecDeque;
+
+use tungstenite::Utf8Bytes;
+
+use crate::limits;
+use crate::run::change::{Batch, Change, Frame, Item};
+use crate::run::id::{Position, SessionId};
+use crate::run::wake::{Waker, Wakes};
+
+/// One session's log.
+#[derive(Debug)]
+pub struct Log {
+    session: SessionId,
+    /// Everything in (`evicted`, `end`], in order. The front is the oldest.
+    ring: VecDeque<Frame>,
+    ring_bytes: usize,
+    /// The newest position that memory does not hold: `evicted <= durable <= end`.
+    evicted: Position,
+    durable: Position,
+    end: Position,
+    /// Facts that go to disk between frames: each after the position that was the end then.
+    changes: VecDeque<(Position, u64, Box<Change>)>,
+    /// The last ticket given out, and the last one settled.
+    ticket: u64,
+    settled: u64,
+    /// Tickets whose change the store refused for good; small, since a refusal ends the session's
+    /// run.
+    rejected: Vec<u64>,
+    watchers: Vec<Watcher>,
+    waiting: Vec<(u64, Waker)>,
+    closed: bool,
+}
+
+/// A subscription: one waker's slot in this session.
+#[derive(Debug)]
+struct Watcher {
+    waker: Waker,
+    armed: bool,
+}
+
+/// The ring's bounds for what agents say.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Frames.
+    pub frames_max: usize,
+    /// Bytes of frames.
+    pub bytes_max: usize,
+}
+
+/// What a reader gets.
+#[derive(Debug)]
+pub enum Read {
+    /// The next frames after the cursor; at least one.
+    Frames(Vec<(Position, Utf8Bytes)>),
+    /// Memory does not hold what comes next: everything up to `to` is the store's to give.
+    Evicted {
+        /// From after this on, memory has it.
+        to: Position,
+    },
+    /// Nothing after the cursor is durable. The reader's slot is armed.
+    CaughtUp,
+    /// The session was deleted, or the registry is closed, and the reader has all of it.
+    Ended,
+}
+
+/// How a ticket stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Not yet.
+    Waiting,
+    /// On disk.
+    Committed,
+    /// The store refused it.
+    Rejected,
+}
+
+impl Log {
+    /// A log whose past, up to `last`, is on disk only.
+    #[must_use]
+    pub fn new(session: SessionId, last: Position) -> Self {
+        Self {
+            session,
+            ring: VecDeque::new(),
+            ring_bytes: 0,
+            evicted: last,
+            durable: last,
+            end: last,
+            changes: VecDeque::new(),
+            ticket: 0,
+            settled: 0,
+            rejected: Vec::new(),
+            watchers: Vec::new(),
+            waiting: Vec::new(),
+            closed: false,
+        }
+    }
+
+    /// The last position appended.
+    #[must_use]
+    pub const fn end(&self) -> Position {
+        self.end
+    }
+
+    /// The last position on disk.
+    #[must_use]
+    pub const fn durable(&self) -> Position {
+        self.durable
+    }
+
+    /// The newest position that memory does not hold.
+    #[must_use]
+    pub const fn evicted(&self) -> Position {
+        self.evicted
+    }
+
+    /// Bytes of frames in memory.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.ring_bytes
+    }
+
+    /// Whether something waits for the store.
+    #[must_use]
+    pub fn has_undurable(&self) -> bool {
+        self.durable < self.end || !self.changes.is_empty()
+    }
+
+    /// Whether anybody watches, or waits for a ticket.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        !self.watchers.is_empty() || !self.waiting.is_empty()
+    }
+
+    /// Makes room for a group within `bounds` by dropping the oldest durable frames; says whether
+    /// it fits now. A group that exceeds the bounds by itself fits when nothing undurable is left.
+    pub fn make_room(&mut self, frames: usize, bytes: usize, bounds: Bounds) -> bool {
+        let fits = |log: &Self| {
+            log.ring.len() + frames <= bounds.frames_max
+                && log.ring_bytes + bytes <= bounds.bytes_max
+        };
+        while !fits(self) && self.drop_oldest_durable() {}
+        fits(self) || self.durable == self.end
+    }
+
+    /// Appends a group. The caller has checked its position under this same lock (I2).
+    pub fn push(&mut self, group: Vec<Frame>) {
+        let count = group.len();
+        for (index, mut frame) in group.into_iter().enumerate() {
+            assert!(frame.at > self.end, "I2: a frame is appended after the end");
+            assert!(
+                frame.at.seq.0 == 0 || frame.at == self.after_end(),
+                "I2: seqs of a run are dense"
+            );
+            frame.group_end = index + 1 == count;
+            self.end = frame.at;
+            self.ring_bytes += frame.weight();
+            self.ring.push_back(frame);
+        }
+    }
+
+    /// Records a fact that goes to disk after what is appended now, and gives its ticket.
+    pub fn record(&mut self, change: Change) -> u64 {
+        self.ticket += 1;
+        self.changes.push_back((self.end, self.ticket, Box::new(change)));
+        self.ticket
+    }
+
+    /// A ticket for what has been appended and recorded so far.
+    pub fn ticket(&mut self) -> u64 {
+        // Frames have no ticket of their own; an empty place in the order of changes serves.
+        self.ticket += 1;
+        self.changes.push_back((self.end, self.ticket, Box::new(Change::Nothing)));
+        self.ticket
+    }
+
+    /// What the store is to commit next: whole groups, within its bounds.
+    #[must_use]
+    pub fn take(&self) -> Option<Batch> {
+        let start = self.ring.partition_point(|frame| frame.at <= self.durable);
+        let mut items = Vec::new();
+        let mut changes = self.changes.iter().peekable();
+        let (mut to, mut ticket, mut bytes, mut frames) = (self.durable, self.settled, 0, 0);
+        let mut cut = false;
+        for frame in self.ring.range(start..) {
+            if cut {
+                break;
+            }
+            while let Some((_, number, change)) = changes.next_if(|(after, ..)| *after < frame.at) {
+                items.push(Item::Change(change.clone()));
+                ticket = *number;
+            }
+            bytes += frame.text.len();
+            frames += 1;
+            to = frame.at;
+            items.push(Item::Frame(frame.clone()));
+            cut = frame.group_end
+                && (frames >= limits::BATCH_FRAMES_MAX || bytes >= limits::BATCH_BYTES_MAX);
+        }
+        while let Some((_, number, change)) = changes.next_if(|(after, ..)| *after <= to) {
+            items.push(Item::Change(change.clone()));
+            ticket = *number;
+        }
+        if items.is_empty() {
+            return None;
+        }
+        Some(Batch { session: self.session, items, to, ticket })
+    }
+
+    /// A batch is on disk: raises `durable` and gives the wakes that are due (I4c, I8).
+    pub fn settle(&mut self, to: Position, ticket: u64) -> Wakes {
+        assert!(self.durable <= to && to <= self.end, "I8: durable rises, up to the end");
+        let rose = to > self.durable;
+        self.drop_wholes(to);
+        self.durable = to;
+        self.settled = self.settled.max(ticket);
+        while self.changes.front().is_some_and(|(_, number, _)| *number <= ticket) {
+            self.changes.pop_front();
+        }
+        let mut wakes = Wakes::default();
+        self.wake_waiting(&mut wakes);
+        if rose {
+            self.wake_watchers(&mut wakes);
+        }
+        wakes
+    }
+
+    /// The store refused what is not durable: forgets it, and tells those who wait for it.
+    ///
+    /// Nothing of it was visible, so its positions are free again.
+    pub fn reject(&mut self) -> Wakes {
+        while self.ring.back().is_some_and(|frame| frame.at > self.durable) {
+            if let Some(frame) = self.ring.pop_back() {
+                self.ring_bytes -= frame.weight();
+            }
+        }
+        self.end = self.durable;
+        for (_, number, _) in self.changes.drain(..) {
+            self.rejected.push(number);
+        }
+        self.settled = self.ticket;
+        let mut wakes = Wakes::default();
+        self.wake_waiting(&mut wakes);
+        wakes
+    }
+
+    /// How a ticket stands.
+    #[must_use]
+    pub fn settled(&self, ticket: u64) -> Settled {
+        if self.rejected.contains(&ticket) {
+            Settled::Rejected
+        } else if self.settled >= ticket {
+            Settled::Committed
+        } else {
+            Settled::Waiting
+        }
+    }
+
+    /// Wakes `waker` when the ticket is settled; says whether it is already.
+    pub fn wake_when_settled(&mut self, ticket: u64, waker: &Waker) -> Settled {
+        let settled = self.settled(ticket);
+        if settled == Settled::Waiting {
+            self.waiting.push((ticket, waker.clone()));
+        }
+        settled
+    }
+
+    /// Gives `waker` a slot, if it has none yet. The slot begins disarmed: its owner reads first.
+    pub fn watch(&mut self, waker: &Waker) {
+        if !self.watchers.iter().any(|slot| slot.waker.is(waker)) {
+            self.watchers.push(Watcher { waker: waker.clone(), armed: false });
+        }
+    }
+
+    /// Takes `waker`'s slot away, and its tickets.
+    pub fn unwatch(&mut self, waker: &Waker) {
+        self.watchers.retain(|slot| !slot.waker.is(waker));
+    }
+
+    /// Forgets that `waker` waits for any ticket.
+    pub fn stop_waiting(&mut self, waker: &Waker) {
+        self.waiting.retain(|(_, waiting)| !waiting.is(waker));
+    }
+
+    /// What comes after `cursor`, at least one frame and about `budget` bytes; a reader that is
+    /// caught up is armed here, under the lock that appenders take (I4c).
+    pub fn read(&mut self, cursor: Position, budget: usize, waker: &Waker) -> Read {
+        if cursor < self.evicted {
+            return Read::Evicted { to: self.evicted };
+        }
+        let start = self.ring.partition_point(|frame| frame.at <= cursor);
+        let mut bytes = 0;
+        let frames: Vec<_> = self
+            .ring
+            .range(start..)
+            .take_while(|frame| frame.at <= self.durable)
+            .take_while(|frame| {
+                let first = bytes == 0;
+                bytes += frame.text.len();
+                first || bytes <= budget
+            })
+            .map(|frame| (frame.at, frame.text.clone()))
+            .collect();
+        if !frames.is_empty() {
+            return Read::Frames(frames);
+        }
+        if self.closed && self.durable == self.end {
+            return Read::Ended;
+        }
+        if let Some(slot) = self.watchers.iter_mut().find(|slot| slot.waker.is(waker)) {
+            slot.armed = true;
+        }
+        Read::CaughtUp
+    }
+
+    /// No run will follow: readers that have everything get `Ended`.
+    pub fn close(&mut self) -> Wakes {
+        self.closed = true;
+        let mut wakes = Wakes::default();
+        self.wake_watchers(&mut wakes);
+        wakes
+    }
+
+    /// Drops durable frames up to `to`.
+    pub fn evict(&mut self, to: Position) {
+        while self.ring.front().is_some_and(|frame| frame.at <= to) && self.drop_oldest_durable() {}
+    }
+
+    /// Drops durable frames, oldest first, until `bytes` are freed or none is left.
+    pub fn trim(&mut self, bytes: usize) -> usize {
+        let before = self.ring_bytes;
+        while before - self.ring_bytes < bytes && self.drop_oldest_durable() {}
+        before - self.ring_bytes
+    }
+
+    fn drop_oldest_durable(&mut self) -> bool {
+        if self.ring.front().is_none_or(|frame| frame.at > self.durable) {
+            return false;
+        }
+        if let Some(frame) = self.ring.pop_front() {
+            self.ring_bytes -= frame.weight();
+            self.evicted = frame.at;
+        }
+        true
+    }
+
+    /// What was cut off is the store's to give once it is there.
+    fn drop_wholes(&mut self, to: Position) {
+        let start = self.ring.partition_point(|frame| frame.at <= self.durable);
+        for frame in self.ring.range_mut(start..).take_while(|frame| frame.at <= to) {
+            if frame.whole.is_some() {
+                let before = frame.weight();
+                frame.whole = None;
+                self.ring_bytes -= before - frame.weight();
+            }
+        }
+    }
+
+    fn after_end(&self) -> Position {
+        Position::new(self.end.ordinal, self.end.seq.next())
+    }
+
+    fn wake_waiting(&mut self, wakes: &mut Wakes) {
+        let (settled, rejected) = (self.settled, &self.rejected);
+        self.waiting.retain(|(ticket, waker)| {
+            let waits = *ticket > settled && !rejected.contains(ticket);
+            if !waits {
+                wakes.other(waker.clone());
+            }
+            waits
+        });
+    }
+
+    fn wake_watchers(&mut self, wakes: &mut Wakes) {
+        for slot in self.watchers.iter_mut().filter(|slot| slot.armed) {
+            slot.armed = false;
+            wakes.session(slot.waker.clone(), self.session);
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! What a session's runs are up to: which one runs, what it left open, who asked it to stop, and
+//! which prompts were accepted.
+//!
+//! *Decisions* (busy, duplicate, who completes, whose answer counts) use what was appended;
+//! *statements* speak of what is durable. Pure: time is passed in. Must not know threads, frames'
+//! bytes or SQLite.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::Value;
+use tungstenite::Utf8Bytes;
+
+use crate::limits;
+use crate::run::change::{Frame, Mark};
+use crate::run::event::{AnswerState, By, Decision};
+use crate::run::id::{AgentId, ClientMessageId, Millis, Ordinal, Position, RequestId, RunId, Seq};
+
+/// A session's runs that memory knows, newest last, and what waits in them.
+#[derive(Debug, Default)]
+pub struct Runs {
+    runs: VecDeque<Run>,
+    permissions: BTreeMap<RequestId, Permission>,
+    accepted: VecDeque<AcceptedPrompt>,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its id.
+    pub id: RunId,
+    /// Its place in the session.
+    pub ordinal: Ordinal,
+    /// The agent process that serves it.
+    pub agent: AgentId,
+    /// When it began.
+    pub started_at: Millis,
+    /// The newest seq appended; 0 after the head alone.
+    pub last_seq: Seq,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Tool calls without a result, oldest first.
+    pub open_tools: Vec<String>,
+}
+
+/// Where a run stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It has no `complete` yet.
+    Running {
+        /// Who asked it to stop, if anybody did. From then on each end is an abort.
+        abort: Option<By>,
+    },
+    /// Its `complete` is appended.
+    Completed {
+        /// The `complete`'s position.
+        at: Position,
+        /// When it was appended: retention in memory counts from here (I13).
+        ended_at: Millis,
+    },
+}
+
+/// A permission request, until its run leaves memory.
+#[derive(Clone, Debug)]
+pub struct Permission {
+    /// Where it was asked.
+    pub opened: Position,
+    /// The request's frame.
+    pub frame: Utf8Bytes,
+    /// When it was asked.
+    pub received_at: Millis,
+    /// How it stands.
+    pub state: PermissionState,
+    /// The position from which on nobody is asked any more.
+    pub settled: Option<Position>,
+}
+
+/// How a permission request stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PermissionState {
+    /// It waits (I20: the first answer wins).
+    Open,
+    /// It has its answer.
+    Answered {
+        /// Allow or deny.
+        decision: Decision,
+        /// How far it got.
+        state: AnswerState,
+        /// Who gave it.
+        by: By,
+    },
+    /// It needs none.
+    Cancelled,
+}
+
+/// A prompt that was accepted, for its duplicates (I19).
+#[derive(Clone, Debug)]
+struct AcceptedPrompt {
+    id: ClientMessageId,
+    run: RunId,
+    hash: [u8; 32],
+    ticket: u64,
+}
+
+/// An answer to a permission request, as a client gave it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AnswerRequest {
+    /// Allow or deny.
+    pub allow: bool,
+    /// Which of the request's choices.
+    pub choice_id: Option<String>,
+    /// Changed input, or answers to questions.
+    pub updated_input: Option<Value>,
+    /// A note to the agent.
+    pub message: Option<String>,
+    /// Save a rule.
+    pub remember: Option<Value>,
+}
+
+/// What a caller that wants to end a run must know to make the closing group. It is a snapshot:
+/// the append compares it and answers `Moved` if it is no longer true.
+#[derive(Clone, Debug)]
+pub struct Closing {
+    /// Which run.
+    pub run: RunId,
+    /// Its place.
+    pub ordinal: Ordinal,
+    /// The seq that comes next.
+    pub next: Seq,
+    /// When the run began.
+    pub started_at: Millis,
+    /// Who asked it to stop, if anybody did.
+    pub abort: Option<By>,
+    /// Tool calls that need a synthetic result.
+    pub open_tools: Vec<String>,
+    /// Requests to cancel.
+    pub open_permissions: Vec<RequestId>,
+    /// Answers that never reached the agent.
+    pub undelivered: Vec<(RequestId, Decision, By)>,
+}
+
+/// What `chat_subscribed` says of a session: its durable state.
+#[derive(Clone, Debug, Default)]
+pub struct Statement {
+    /// Whether the newest run has no `complete`.
+    pub is_processing: bool,
+    /// The newest run.
+    pub run: Option<RunId>,
+    /// Its place.
+    pub ordinal: Ordinal,
+    /// Its newest seq.
+    pub last_seq: Seq,
+    /// Requests that wait for an answer, oldest first.
+    pub pending: Vec<PendingPermission>,
+}
+
+/// A permission request that waits for an answer.
+#[derive(Clone, Debug)]
+pub struct PendingPermission {
+    /// Which request.
+    pub request: RequestId,
+    /// Its frame.
+    pub frame: Utf8Bytes,
+    /// When it was asked.
+    pub received_at: Millis,
+}
+
+impl Runs {
+    /// What memory knows of a session that was just loaded: its newest run, which is completed.
+    #[must_use]
+    pub fn loaded(newest: Option<Run>) -> Self {
+        Self { runs: newest.into_iter().collect(), ..Self::default() }
+    }
+
+    /// The newest run.
+    #[must_use]
+    pub fn newest(&self) -> Option<&Run> {
+        self.runs.back()
+    }
+
+    /// The run that has no `complete` yet (I5: at most one).
+    #[must_use]
+    pub fn running(&self) -> Option<&Run> {
+        self.newest().filter(|run| run.is_running())
+    }
+
+    /// A run by its id.
+    #[must_use]
+    pub fn get(&self, id: RunId) -> Option<&Run> {
+        self.runs.iter().rev().find(|run| run.id == id)
+    }
+
+    /// A run by its place.
+    #[must_use]
+    pub fn at(&self, ordinal: Ordinal) -> Option<&Run> {
+        self.runs.iter().rev().find(|run| run.ordinal == ordinal)
+    }
+
+    /// The place of the next run.
+    #[must_use]
+    pub fn next_ordinal(&self) -> Ordinal {
+        Ordinal(self.newest().map_or(0, |run| run.ordinal.0) + 1)
+    }
+
+    /// A run begins. The caller has checked that none runs (I5).
+    pub fn begin(&mut self, run: Run) {
+        assert!(self.running().is_none(), "I5: at most one running run per session");
+        assert_eq!(run.ordinal, self.next_ordinal(), "I6: runs of a session follow each other");
+        self.runs.push_back(run);
+    }
+
+    /// Sets the intent to abort; says whether it was this call that set it. `None` if the run is
+    /// not running.
+    pub fn ask_abort(&mut self, id: RunId, by: &By) -> Option<bool> {
+        match &mut self.runs.iter_mut().find(|run| run.id == id)?.phase {
+            Phase::Running { abort: Some(_) } => Some(false),
+            Phase::Running { abort } => {
+                *abort = Some(by.clone());
+                Some(true)
+            }
+            Phase::Completed { .. } => None,
+        }
+    }
+
+    /// What is needed to end run `id`, if it is running.
+    #[must_use]
+    pub fn closing(&self, id: RunId) -> Option<Closing> {
+        let run = self.get(id)?;
+        let Phase::Running { abort } = &run.phase else { return None };
+        let of_run = |permission: &&Permission| permission.opened.ordinal == run.ordinal;
+        let with = |wanted: fn(&PermissionState) -> bool| {
+            self.permissions.iter().filter(move |(_, p)| of_run(p) && wanted(&p.state))
+        };
+        Some(Closing {
+            run: id,
+            ordinal: run.ordinal,
+            next: run.last_seq.next(),
+            started_at: run.started_at,
+            abort: abort.clone(),
+            open_tools: run.open_tools.clone(),
+            open_permissions: with(|state| *state == PermissionState::Open)
+                .map(|(id, _)| id.clone())
+                .collect(),
+            undelivered: with(PermissionState::is_undelivered)
+                .filter_map(|(id, permission)| match &permission.state {
+                    PermissionState::Answered { decision, by, .. } => {
+                        Some((id.clone(), *decision, by.clone()))
+                    }
+                    _ => None,
+                })
+                .collect(),
+        })
+    }
+
+    /// A frame of run `frame.at.ordinal` was appended.
+    pub fn appended(&mut self, frame: &Frame) {
+        let Some(run) = self.runs.iter_mut().rev().find(|run| run.ordinal == frame.at.ordinal)
+        else {
+            panic!("I6: a frame of a run that memory does not know");
+        };
+        assert!(run.is_running(), "I3: nothing is appended after `complete`");
+        run.last_seq = frame.at.seq;
+        let Some(mark) = frame.mark.as_deref() else { return };
+        match mark {
+            Mark::ToolOpened(tool) => run.open_tools.push(tool.clone()),
+            Mark::ToolClosed(tool) => run.open_tools.retain(|open| open != tool),
+            Mark::Complete(end) => {
+                run.phase = Phase::Completed { at: frame.at, ended_at: end.at };
+                run.open_tools = Vec::new();
+            }
+            Mark::PermissionOpened { request, received_at } => {
+                self.permissions.insert(
+                    request.clone(),
+                    Permission {
+                        opened: frame.at,
+                        frame: frame.text.clone(),
+                        received_at: *received_at,
+                        state: PermissionState::Open,
+                        settled: None,
+                    },
+                );
+            }
+            Mark::PermissionAnswered { request, decision, state, by } => {
+                if let Some(permission) = self.permissions.get_mut(request) {
+                    permission.settled.get_or_insert(frame.at);
+                    permission.state = PermissionState::Answered {
+                        decision: *decision,
+                        state: *state,
+                        by: by.clone(),
+                    };
+                }
+            }
+            Mark::PermissionCancelled(request) => {
+                if let Some(permission) = self.permissions.get_mut(request) {
+                    permission.settled.get_or_insert(frame.at);
+                    permission.state = PermissionState::Cancelled;
+                }
+            }
+        }
+    }
+
+    /// A permission request that memory knows.
+    #[must_use]
+    pub fn permission(&self, request: &RequestId) -> Option<&Permission> {
+        self.permissions.get(request)
+    }
+
+    /// Remembers an accepted prompt.
+    pub fn remember(&mut self, id: ClientMessageId, run: RunId, hash: [u8; 32], ticket: u64) {
+        if self.accepted.len() >= limits::RECENT_MESSAGES_MAX {
+            self.accepted.pop_front();
+        }
+        self.accepted.push_back(AcceptedPrompt { id, run, hash, ticket });
+    }
+
+    /// The accepted prompt with this id: its run, its hash, its ticket.
+    #[must_use]
+    pub fn find_accepted(&self, id: &ClientMessageId) -> Option<(RunId, [u8; 32], u64)> {
+        self.accepted
+            .iter()
+            .rev()
+            .find(|prompt| prompt.id == *id)
+            .map(|prompt| (prompt.run, prompt.hash, prompt.ticket))
+    }
+
+    /// The session's durable state (I17).
+    #[must_use]
+    pub fn statement(&self, durable: Position) -> Statement {
+        let Some(run) =
+            self.runs.iter().rev().find(|run| Position::new(run.ordinal, Seq(0)) <= durable)
+        else {
+            return Statement::default();
+        };
+        let completed = matches!(run.phase, Phase::Completed { at, .. } if at <= durable);
+        let last_seq = if durable.ordinal == run.ordinal {
+            durable.seq.min(run.last_seq)
+        } else {
+            run.last_seq
+        };
+        let mut pending: Vec<_> = self
+            .permissions
+            .iter()
+            .filter(|(_, permission)| {
+                permission.opened <= durable && permission.settled.is_none_or(|at| at > durable)
+            })
+            .collect();
+        pending.sort_by_key(|(_, permission)| permission.opened);
+        Statement {
+            is_processing: !completed,
+            run: Some(run.id),
+            ordinal: run.ordinal,
+            last_seq,
+            pending: pending
+                .into_iter()
+                .map(|(id, permission)| PendingPermission {
+                    request: id.clone(),
+                    frame: permission.frame.clone(),
+                    received_at: permission.received_at,
+                })
+                .collect(),
+        }
+    }
+
+    /// The newest position of completed, durable runs whose retention in memory is over (I13), and
+    /// when the next one is due.
+    #[must_use]
+    pub fn due(
+        &self,
+        durable: Position,
+        now: Millis,
+        retention_ms: i64,
+    ) -> (Option<Position>, Option<Millis>) {
+        let (mut due, mut next) = (None, None);
+        for run in &self.runs {
+            let Phase::Completed { at, ended_at } = run.phase else { break };
+            let deadline = ended_at.plus(retention_ms);
+            if deadline > now || at > durable {
+                next = Some(deadline);
+                break;
+            }
+            due = Some(at);
+        }
+        (due, next)
+    }
+
+    /// Forgets completed runs up to `to`, the newest one excepted, and what waited in them.
+    pub fn forget(&mut self, to: Position) {
+        while self.runs.len() > 1 && self.runs.front().is_some_and(|run| run.ordinal <= to.ordinal)
+        {
+            self.runs.pop_front();
+        }
+        self.permissions.retain(|_, permission| permission.opened > to);
+    }
+
+    /// What was not durable is gone (the store refused it): the runs as they are on disk. Gives
+    /// the run that is left without an end, if one is.
+    pub fn roll_back(&mut self, durable: Position) -> Option<RunId> {
+        self.runs.retain(|run| Position::new(run.ordinal, Seq(0)) <= durable);
+        self.permissions.retain(|_, permission| permission.opened <= durable);
+        self.accepted.clear();
+        let run = self.runs.back_mut()?;
+        if durable.ordinal == run.ordinal {
+            run.last_seq = durable.seq;
+        }
+        match run.phase {
+            Phase::Completed { at, .. } if at <= durable => return None,
+            Phase::Completed { .. } => run.phase = Phase::Running { abort: None },
+            Phase::Running { .. } => {}
+        }
+        Some(run.id)
+    }
+}
+
+impl Run {
+    /// Whether it has no `complete` yet.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running { .. })
+    }
+
+    /// Who asked it to stop, if it is running and anybody did.
+    #[must_use]
+    pub const fn abort(&self) -> Option<&By> {
+        match &self.phase {
+            Phase::Running { abort } => abort.as_ref(),
+            Phase::Completed { .. } => None,
+        }
+    }
+}
+
+impl PermissionState {
+    fn is_undelivered(&self) -> bool {
+        matches!(self, Self::Answered { state: AnswerState::Recorded, .. })
+    }
+}
