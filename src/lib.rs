@@ -10,6 +10,7 @@ pub mod cli;
 #[cfg(not(any(loom, shuttle)))]
 pub mod keeper;
 pub mod limits;
+pub mod protocol;
 #[cfg(not(any(loom, shuttle)))]
 pub mod provider;
 pub mod run;
