@@ -113,6 +113,8 @@ pub const STORE_RETRY_MS: i64 = 250;
 
 /// Open tool calls and permission requests of one session (I7).
 pub const OPEN_ITEMS_MAX: usize = 1024;
+/// An id that a `jsonl` agent gives a tool call, a permission request or a conversation.
+pub const AGENT_ITEM_ID_BYTES_MAX: usize = 512;
 /// Ids of recent prompts that a session keeps in memory.
 pub const RECENT_MESSAGES_MAX: usize = 4096;
 /// Session ids that the ring of broadcasts holds.

@@ -7,13 +7,16 @@
 //!
 //! Must not know pipes, threads, the registry; no dialect knows another.
 
+pub mod command;
+pub mod jsonl;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::run::event::{Complete, Event, Reason, Usage};
+use crate::run::event::{Complete, ErrorSource, Event, Reason, Usage};
 use crate::run::id::Millis;
 
 /// What passed between an agent and its keeper, in the order in which it passed.
@@ -129,6 +132,57 @@ impl Ending {
     }
 }
 
+/// One agent's dialect and how far its conversation has got: the value that a worker folds with,
+/// and that a checkpoint saves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "dialect", content = "state", rename_all = "snake_case")]
+pub enum Adapter {
+    /// Any program that speaks JSON lines; the demo agent is one.
+    Jsonl(jsonl::Jsonl),
+    /// Any program: prompt in, lines out.
+    Command(command::Lines),
+}
+
+impl Adapter {
+    /// A fresh one, for a process that is about to start.
+    #[must_use]
+    pub fn new(kind: Kind) -> Self {
+        match kind {
+            // Until Claude's dialect is here its lines become `raw`.
+            Kind::Claude | Kind::Jsonl | Kind::Demo => Self::Jsonl(jsonl::Jsonl::default()),
+            Kind::Command => Self::Command(command::Lines::default()),
+        }
+    }
+
+    /// What a record means. The same records always give the same outputs, also when the state
+    /// went through serde in between: fold(all) = fold(checkpoint, rest).
+    pub fn fold(&mut self, record: &Record) -> Vec<Output> {
+        match self {
+            Self::Jsonl(jsonl) => jsonl.fold(record),
+            Self::Command(lines) => lines.fold(record),
+        }
+    }
+
+    /// The bytes that tell the agent this; `None` if its dialect has no word for it (then an
+    /// interrupt is the stop ladder's business, and an answer is undeliverable).
+    #[must_use]
+    pub fn encode(&self, command: &Command) -> Option<Write> {
+        match self {
+            Self::Jsonl(jsonl) => jsonl.encode(command),
+            Self::Command(lines) => lines.encode(command),
+        }
+    }
+
+    /// Whether the worker closes the agent's stdin at the end of the turn, because the process
+    /// serves one run.
+    #[must_use]
+    pub const fn ends_stdin_with_turn(&self) -> bool {
+        match self {
+            Self::Jsonl(_) | Self::Command(_) => true,
+        }
+    }
+}
+
 /// What we want of an agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -205,6 +259,15 @@ pub struct Provider {
     pub env: BTreeMap<String, String>,
 }
 
+impl Provider {
+    /// How to start its agent for this prompt. `command` is not empty: configuration saw to it,
+    /// and put each kind's default there.
+    #[must_use]
+    pub fn launch(&self, prompt: &Prompt) -> Launch {
+        Launch { argv: self.command.clone(), env: self.env.clone(), cwd: prompt.cwd.clone() }
+    }
+}
+
 /// The dialects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -217,4 +280,100 @@ pub enum Kind {
     Command,
     /// The demo agent: `jsonl`, spoken by this binary.
     Demo,
+}
+
+/// Top-level keys under which agents give their own id for the conversation. They are dropped
+/// from what is kept of an agent's line, since the app id stands in the envelope (I10).
+pub const NATIVE_ID_KEYS: [&str; 7] = [
+    "sessionId",
+    "session_id",
+    "sessionID",
+    "newSessionId",
+    "providerSessionId",
+    "actualSessionId",
+    "nativeSessionId",
+];
+
+/// The text of a line that becomes a `raw` event: bytes that are no UTF-8 are replaced, and the
+/// native id's keys are dropped where the line is a JSON object (I10).
+pub(crate) fn raw_text(line: &[u8]) -> String {
+    if line.trim_ascii_start().first() == Some(&b'{')
+        && let Ok(mut object) = serde_json::from_slice::<Map<String, Value>>(line)
+    {
+        let before = object.len();
+        for key in NATIVE_ID_KEYS {
+            object.remove(key);
+        }
+        if object.len() < before {
+            return Value::Object(object).to_string();
+        }
+    }
+    String::from_utf8_lossy(line).into_owned()
+}
+
+/// Something that we say about what the agent sent.
+pub(crate) fn gateway_error(code: &str, content: String) -> Output {
+    Output::Event(Event::Error {
+        content,
+        code: Some(code.to_owned()),
+        source: ErrorSource::Gateway,
+        parent_tool_id: None,
+    })
+}
+
+/// What is said about a line over the cap.
+pub(crate) fn line_too_long(bytes: u64, head: &[u8]) -> Output {
+    gateway_error(
+        "LINE_TOO_LONG",
+        format!(
+            "The agent printed a line of {bytes} bytes, more than `line_bytes_max`; \
+             only its first {} bytes were kept.",
+            head.len()
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_raw_object_loses_its_native_id_and_nothing_else() {
+        assert_eq!(
+            raw_text(br#"{"session_id":"n-1","type":"x","deep":{"session_id":"n-1"}}"#),
+            r#"{"deep":{"session_id":"n-1"},"type":"x"}"#
+        );
+        assert_eq!(raw_text(br#"{ "b":1, "a":2 }"#), r#"{ "b":1, "a":2 }"#, "left alone");
+        assert_eq!(raw_text(b"sessionId=n-1"), "sessionId=n-1");
+        assert_eq!(raw_text(b"\xffab"), "\u{fffd}ab");
+    }
+
+    #[test]
+    fn a_launch_is_the_configured_command_in_the_prompts_directory() {
+        let provider = Provider {
+            name: "mine".into(),
+            kind: Kind::Jsonl,
+            command: vec!["agent".into(), "--fast".into()],
+            env: BTreeMap::from([("KEY".into(), "value".into())]),
+        };
+        let prompt = Prompt { cwd: "/project".into(), ..Prompt::default() };
+        let launch = provider.launch(&prompt);
+        assert_eq!(launch.argv, ["agent", "--fast"]);
+        assert_eq!(launch.env["KEY"], "value");
+        assert_eq!(launch.cwd, PathBuf::from("/project"));
+    }
+
+    #[test]
+    fn an_adapters_state_survives_serde() {
+        let record = |body| Record { at: Millis(1), body };
+        for kind in [Kind::Jsonl, Kind::Demo, Kind::Command] {
+            let mut adapter = Adapter::new(kind);
+            adapter.fold(&record(RecordBody::Out(br#"{"kind":"text","content":"a"}"#.to_vec())));
+            let saved = serde_json::to_string(&adapter).unwrap();
+            let mut loaded: Adapter = serde_json::from_str(&saved).unwrap();
+            assert_eq!(loaded, adapter);
+            let rest = record(RecordBody::Out(br#"{"kind":"complete"}"#.to_vec()));
+            assert_eq!(loaded.fold(&rest), adapter.fold(&rest));
+        }
+    }
 }

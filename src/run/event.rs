@@ -116,6 +116,28 @@ pub enum Event {
     Custom(Custom),
 }
 
+impl Event {
+    /// The tool call that this event opens, or refines. A `jsonl` agent's own `tool_use` counts.
+    #[must_use]
+    pub fn tool_opened(&self) -> Option<&str> {
+        match self {
+            Self::ToolUse(call) => Some(&call.tool_id),
+            Self::Custom(custom) => custom.tool_id("tool_use"),
+            _ => None,
+        }
+    }
+
+    /// The tool call that this event closes. A `jsonl` agent's own `tool_result` counts.
+    #[must_use]
+    pub fn tool_closed(&self) -> Option<&str> {
+        match self {
+            Self::ToolResult(result) => Some(&result.tool_id),
+            Self::Custom(custom) => custom.tool_id("tool_result"),
+            _ => None,
+        }
+    }
+}
+
 /// An event of a `jsonl` agent: `kind` as it gave it, all other fields kept.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Custom {
@@ -124,6 +146,18 @@ pub struct Custom {
     /// The agent's fields. Names of the envelope are dropped when the frame is made.
     #[serde(flatten)]
     pub fields: Map<String, Value>,
+}
+
+impl Custom {
+    /// The `toolId` of an event of this kind. One that is too long to be kept in the run's state
+    /// (I7) does not count: its call is forwarded, but not tracked.
+    fn tool_id(&self, kind: &str) -> Option<&str> {
+        if self.kind != kind {
+            return None;
+        }
+        let id = self.fields.get("toolId")?.as_str()?;
+        (!id.is_empty() && id.len() <= crate::limits::AGENT_ITEM_ID_BYTES_MAX).then_some(id)
+    }
 }
 
 /// Who speaks in a text block.
