@@ -93,6 +93,8 @@ pub const WAKE_GAP_MS: i64 = 10;
 pub const SUBSCRIPTIONS_MAX: usize = 1024;
 /// A client's `ref`.
 pub const REF_BYTES_MAX: usize = 64;
+/// An id that a client names: of a session, a run, a permission request.
+pub const ID_BYTES_MAX: usize = 512;
 /// A client's `clientMessageId`.
 pub const CLIENT_MESSAGE_ID_BYTES_MAX: usize = 256;
 
