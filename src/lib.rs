@@ -13,6 +13,7 @@ pub mod limits;
 pub mod protocol;
 #[cfg(not(any(loom, shuttle)))]
 pub mod provider;
+pub mod registry;
 pub mod run;
 #[cfg(not(any(loom, shuttle)))]
 pub mod store;

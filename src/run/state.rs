@@ -165,10 +165,14 @@ pub struct PendingPermission {
 }
 
 impl Runs {
-    /// What memory knows of a session that was just loaded: its newest run, which is completed.
+    /// What memory knows of a session that was just loaded: its newest run, and what waits in it.
     #[must_use]
-    pub fn loaded(newest: Option<Run>) -> Self {
-        Self { runs: newest.into_iter().collect(), ..Self::default() }
+    pub fn loaded(newest: Option<Run>, permissions: Vec<(RequestId, Permission)>) -> Self {
+        Self {
+            runs: newest.into_iter().collect(),
+            permissions: permissions.into_iter().collect(),
+            accepted: VecDeque::new(),
+        }
     }
 
     /// The newest run.

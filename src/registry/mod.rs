@@ -1,0 +1,836 @@
+//! Which sessions and runs exist, and everything that can be asked of them.
+//!
+//! The registry is a map of sessions under one mutex; what happens in a session happens under the
+//! session's own (see `session`). The disk is read without a lock held, and what was read counts
+//! only if nothing left memory meanwhile. Must not know HTTP or WebSocket.
+
+mod broadcast;
+mod budget;
+mod compose;
+mod feed;
+mod persist;
+mod session;
+mod shelf;
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use serde_json::{Map, Value};
+
+use crate::limits::Limits;
+use crate::protocol::frame::{Head, encode_head};
+use crate::run::change::SessionRow;
+use crate::run::event::{By, Complete};
+use crate::run::id::{
+    AgentId, ClientMessageId, LogEpoch, Millis, NativeId, Ordinal, Position, RequestId, RunId,
+    SessionId,
+};
+use crate::run::log::Settled;
+use crate::run::state::AnswerRequest;
+use crate::run::wake::Waker;
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
+
+pub use broadcast::{Announced, AnnouncementCursor, Broadcasts, Mode, StoreState};
+pub use budget::Budget;
+pub use compose::{Composer, cancelled, end, synthetic_result};
+pub use feed::{From, Read, SubscribeError, Subscribed, Target};
+pub use persist::{Persist, Round};
+pub use session::{
+    Admission, Answered, Begin, Begun, Completed, DeleteRefused, EndOfSession, Orders, Refused,
+    Session, Watched,
+};
+pub use shelf::{CommitError, Disk, Gap, Kept, Loaded, Place, Shelf, ShelfError};
+
+/// The registry. It lives in an `Arc`: workers hold it.
+pub struct Registry {
+    limits: Limits,
+    epoch: LogEpoch,
+    shelf: Arc<dyn Shelf>,
+    budget: Arc<Budget>,
+    crew: OnceLock<Box<dyn Crew>>,
+    map: Mutex<Sessions>,
+    broadcasts: Broadcasts,
+    agents: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    sessions: BTreeMap<SessionId, Arc<Session>>,
+    /// Who has which native id, as decided; the disk's unique index has the last word.
+    natives: BTreeMap<(String, NativeId), SessionId>,
+    /// How often something left memory: what was read from disk before that may be stale.
+    departures: u64,
+    closing: bool,
+}
+
+/// Who starts agents: the workers, or a model's stand-in.
+pub trait Crew: Send + Sync {
+    /// Checks what can be checked before a run begins: the provider, the working directory.
+    fn prepare(
+        &self,
+        session: &SessionRow,
+        content: &str,
+        options: &Map<String, Value>,
+    ) -> Result<Job, Refusal>;
+
+    /// A run began: serve it, to its `complete`. Must not block.
+    fn start(&self, registry: &Arc<Registry>, session: &Arc<Session>, started: Started);
+}
+
+/// A prompt that can be served.
+#[derive(Clone, Debug, Default)]
+pub struct Job {
+    /// What the person says.
+    pub content: String,
+    /// As the client gave them.
+    pub options: Map<String, Value>,
+    /// Where the agent runs: the project, or a place in it.
+    pub cwd: std::path::PathBuf,
+    /// The conversation to go on with.
+    pub native_id: Option<NativeId>,
+}
+
+/// A run that began.
+#[derive(Debug)]
+pub struct Started {
+    /// Which.
+    pub run: RunId,
+    /// Its place.
+    pub ordinal: Ordinal,
+    /// The agent process that serves it.
+    pub agent: AgentId,
+    /// When.
+    pub at: Millis,
+    /// Settled once its row is durable: nothing is spawned before.
+    pub ticket: u64,
+    /// What to do.
+    pub job: Job,
+    /// Its place among the agents that may be alive at once.
+    pub permit: AgentPermit,
+}
+
+/// A place among `agents_max`. Given back when dropped.
+#[derive(Debug)]
+pub struct AgentPermit(Arc<AtomicUsize>);
+
+impl Drop for AgentPermit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A prompt.
+#[derive(Clone, Debug)]
+pub struct SendPrompt {
+    /// To which session.
+    pub session: SessionId,
+    /// What the person says.
+    pub content: String,
+    /// As the client gave them.
+    pub options: Map<String, Value>,
+    /// Makes a resend harmless.
+    pub client_message_id: Option<ClientMessageId>,
+    /// Who sends it.
+    pub by: By,
+}
+
+/// A prompt was accepted.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The run that it began.
+    pub run: RunId,
+    /// Whether it had begun it before (I19).
+    pub duplicate: bool,
+    /// The cursor just before that run's head.
+    pub cursor: Position,
+    /// Settled once the run's row is durable: answer then.
+    pub pending: Pending,
+}
+
+/// A run was asked to stop.
+#[derive(Debug)]
+pub struct Aborting {
+    /// Which.
+    pub run: RunId,
+    /// Settled once the intent is durable.
+    pub pending: Pending,
+}
+
+/// A permission request was answered.
+#[derive(Debug)]
+pub struct AnswerAccepted {
+    /// Whose.
+    pub session: SessionId,
+    /// Which run waits for it.
+    pub run: RunId,
+    /// Settled once the answer is durable, that is *recorded*.
+    pub pending: Pending,
+}
+
+/// A new session.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    /// Which provider.
+    pub provider: String,
+    /// An existing absolute directory under a project root: the caller has checked it.
+    pub project_path: String,
+    /// If given; else the first prompt's beginning.
+    pub title: Option<String>,
+    /// A conversation begun elsewhere.
+    pub native_id: Option<NativeId>,
+}
+
+/// Something that is on its way to disk.
+#[derive(Clone, Debug)]
+pub struct Pending(Option<(Arc<Session>, u64)>);
+
+impl Pending {
+    /// For what is on disk already.
+    #[must_use]
+    pub const fn done() -> Self {
+        Self(None)
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn settled(&self) -> Settled {
+        self.0.as_ref().map_or(Settled::Committed, |(session, ticket)| session.settled(*ticket))
+    }
+
+    /// Wakes `waker` (its `other`) once it is settled; says how it stands now.
+    #[must_use]
+    pub fn wake(&self, waker: &Waker) -> Settled {
+        self.0.as_ref().map_or(Settled::Committed, |(session, ticket)| {
+            session.wake_when_settled(*ticket, waker)
+        })
+    }
+}
+
+/// Why something was refused. Nothing was recorded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// For programs: becomes the error code of the same name.
+    pub code: RefusalCode,
+    /// For people: what to do.
+    pub message: String,
+}
+
+/// The closed list of refusals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalCode {
+    /// No such session.
+    SessionNotFound,
+    /// No such provider here.
+    UnsupportedProvider,
+    /// A run is running.
+    RunInProgress,
+    /// Nothing to stop.
+    NoActiveRun,
+    /// No such run.
+    RunNotFound,
+    /// No such permission request.
+    PermissionNotFound,
+    /// Somebody was first.
+    PermissionAlreadyResolved,
+    /// `agents_max` agents are at work.
+    Busy,
+    /// The store cannot commit now.
+    StoreUnavailable,
+    /// The server stops.
+    ShuttingDown,
+    /// A field says something that cannot be.
+    InvalidField,
+    /// A bug of ours.
+    Internal,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    fn no_session(id: SessionId) -> Self {
+        Self::new(RefusalCode::SessionNotFound, format!("There is no session {id}."))
+    }
+}
+
+impl std::convert::From<ShelfError> for Refusal {
+    fn from(error: ShelfError) -> Self {
+        Self::new(RefusalCode::StoreUnavailable, error.to_string())
+    }
+}
+
+impl Registry {
+    /// A registry over a disk. `store` is the waker of the thread that runs `Persist`.
+    #[must_use]
+    pub fn new(limits: Limits, epoch: LogEpoch, shelf: Arc<dyn Shelf>, store: Waker) -> Self {
+        Self {
+            budget: Arc::new(Budget::new(&limits, store)),
+            limits,
+            epoch,
+            shelf,
+            crew: OnceLock::new(),
+            map: Mutex::new(Sessions::default()),
+            broadcasts: Broadcasts::default(),
+            agents: Arc::new(AtomicUsize::new(0)),
+        }
+    }
+
+    /// Who starts agents. Set once, before the first prompt.
+    pub fn set_crew(&self, crew: Box<dyn Crew>) {
+        assert!(self.crew.set(crew).is_ok(), "the crew is set once");
+    }
+
+    /// The incarnation of the log.
+    #[must_use]
+    pub const fn epoch(&self) -> LogEpoch {
+        self.epoch
+    }
+
+    /// The bounds in force.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What every connection hears.
+    #[must_use]
+    pub const fn broadcasts(&self) -> &Broadcasts {
+        &self.broadcasts
+    }
+
+    /// The memory that all logs share.
+    #[must_use]
+    pub const fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
+    /// A new session.
+    pub fn create_session(
+        &self,
+        new: NewSession,
+        now: Millis,
+    ) -> Result<(SessionId, Pending), Refusal> {
+        let row = SessionRow {
+            id: SessionId::random(),
+            provider: new.provider,
+            native_id: new.native_id,
+            project_path: new.project_path,
+            title: new.title,
+            archived: false,
+            created_at: now,
+            updated_at: now,
+        };
+        self.create_from(row)
+    }
+
+    /// A new session with a row made elsewhere (tests and models choose the id).
+    pub fn create_from(&self, row: SessionRow) -> Result<(SessionId, Pending), Refusal> {
+        self.check_open()?;
+        let id = row.id;
+        if let Some(native_id) = &row.native_id
+            && !self.claim_native(id, &row.provider, native_id)?
+        {
+            return Err(Refusal::new(
+                RefusalCode::InvalidField,
+                "providerSessionId: another session has this conversation; use that one.",
+            ));
+        }
+        let (session, ticket) = Session::create(row, self.budget.clone());
+        let session = Arc::new(session);
+        {
+            let mut map = self.map.lock();
+            if map.closing {
+                return Err(shutting_down());
+            }
+            map.sessions.insert(id, session.clone());
+        }
+        self.budget.wake_store(id);
+        Ok((id, Pending(Some((session, ticket)))))
+    }
+
+    /// Changes a session's title or archive flag.
+    pub fn edit_session(
+        &self,
+        id: SessionId,
+        title: Option<String>,
+        archived: Option<bool>,
+        now: Millis,
+    ) -> Result<Pending, Refusal> {
+        self.check_open()?;
+        loop {
+            let session = self.find(id)?;
+            match session.edit(title.clone(), archived, now) {
+                Ok(ticket) => return Ok(Pending(Some((session, ticket)))),
+                Err(EndOfSession::Evicted) => {}
+                Err(_) => return Err(Refusal::no_session(id)),
+            }
+        }
+    }
+
+    /// Deletes a session with all its runs.
+    pub fn delete_session(&self, id: SessionId) -> Result<Pending, Refusal> {
+        self.check_open()?;
+        loop {
+            let session = self.find(id)?;
+            match session.delete() {
+                Ok(ticket) => return Ok(Pending(Some((session, ticket)))),
+                Err(DeleteRefused::Running) => {
+                    return Err(Refusal::new(
+                        RefusalCode::RunInProgress,
+                        "A run is running in this session; abort it first.",
+                    ));
+                }
+                Err(DeleteRefused::Ended(EndOfSession::Evicted)) => {}
+                Err(DeleteRefused::Ended(_)) => return Err(Refusal::no_session(id)),
+            }
+        }
+    }
+
+    /// Accepts a prompt: a run begins, or the one that the same message began is named (I19).
+    ///
+    /// Checked in this order: session, duplicate, provider, busy session, free agent. A refused
+    /// send records nothing.
+    pub fn send(self: &Arc<Self>, prompt: SendPrompt, now: Millis) -> Result<Accepted, Refusal> {
+        let hash = prompt_hash(&prompt.content, &prompt.options);
+        loop {
+            let session = self.find(prompt.session)?;
+            if let Some(id) = &prompt.client_message_id
+                && let Some((run, earlier)) = self.shelf.message(prompt.session, id)?
+            {
+                return self.duplicate(&session, run, earlier == hash, Pending::done());
+            }
+            let crew = self.crew.get().ok_or_else(shutting_down)?;
+            let job = match crew.prepare(&session.row(), &prompt.content, &prompt.options) {
+                Ok(job) => job,
+                // A duplicate is answered even if its provider is gone by now.
+                Err(refusal) => {
+                    return self.known(&session, &prompt, hash).unwrap_or(Err(refusal));
+                }
+            };
+            let permit = self.permit();
+            let run = RunId::random();
+            let begin = self.begin_of(&session, run, &prompt, hash, now);
+            let agent = begin.agent;
+            match self.begin(&session, begin, permit.is_some())? {
+                Begun::Started { ordinal, ticket } => {
+                    let Some(permit) = permit else { return Err(busy()) };
+                    let started = Started { run, ordinal, agent, at: now, ticket, job, permit };
+                    crew.start(self, &session, started);
+                    return Ok(Accepted {
+                        run,
+                        duplicate: false,
+                        cursor: Position::before_run(ordinal),
+                        pending: Pending(Some((session, ticket))),
+                    });
+                }
+                Begun::Duplicate { run, hash: earlier, ticket } => {
+                    let pending = Pending(Some((session.clone(), ticket)));
+                    return self.duplicate(&session, run, earlier == hash, pending);
+                }
+                Begun::Busy => {
+                    return Err(Refusal::new(
+                        RefusalCode::RunInProgress,
+                        "A run is running in this session; wait for its end or abort it.",
+                    ));
+                }
+                Begun::Ended(EndOfSession::Evicted) => {}
+                Begun::Ended(EndOfSession::Deleted) => {
+                    return Err(Refusal::no_session(prompt.session));
+                }
+                Begun::Ended(EndOfSession::Closing) => return Err(shutting_down()),
+            }
+        }
+    }
+
+    /// Asks that a run (the session's running one, if none is named) stop.
+    pub fn abort(
+        &self,
+        id: SessionId,
+        run: Option<RunId>,
+        by: &By,
+        now: Millis,
+    ) -> Result<Aborting, Refusal> {
+        let none = || Refusal::new(RefusalCode::NoActiveRun, "No run is running there.");
+        let session = self.look_up(id)?.ok_or_else(none)?;
+        let (run, ticket) = session.ask_abort(run, by, now).ok_or_else(none)?;
+        Ok(Aborting { run, pending: Pending(Some((session, ticket))) })
+    }
+
+    /// Answers a permission request (I20: the first answer counts).
+    pub fn answer(
+        &self,
+        request: &RequestId,
+        answer: &AnswerRequest,
+        by: &By,
+        now: Millis,
+    ) -> Result<AnswerAccepted, Refusal> {
+        let unknown = || {
+            Refusal::new(RefusalCode::PermissionNotFound, "There is no such permission request.")
+        };
+        let already = || {
+            Refusal::new(
+                RefusalCode::PermissionAlreadyResolved,
+                "Somebody answered first, or nobody needs to answer any more.",
+            )
+        };
+        let run = request_run(request).ok_or_else(unknown)?;
+        let in_memory = self.session_of_run(run);
+        let session = match in_memory {
+            Some(session) => session,
+            None => {
+                // Its run has left memory, so it ended: the request is settled, if it ever was.
+                let asked = self.shelf.permission(request)?.is_some();
+                return Err(if asked { already() } else { unknown() });
+            }
+        };
+        match session.answer(request, answer, by, now) {
+            Answered::Recorded { run, ticket } => Ok(AnswerAccepted {
+                session: session.id(),
+                run,
+                pending: Pending(Some((session, ticket))),
+            }),
+            Answered::Already => Err(already()),
+            Answered::Unknown => Err(unknown()),
+        }
+    }
+
+    /// Ends a run, if it is in that session and has no end yet (I1). Whoever calls.
+    pub fn complete(
+        &self,
+        session: SessionId,
+        run: RunId,
+        end: &Complete,
+        now: Millis,
+    ) -> Completed {
+        let session = self.map.lock().sessions.get(&session).cloned();
+        session.map_or(Completed::Already, |session| session.complete(run, end, now))
+    }
+
+    /// The runs without a `complete`.
+    #[must_use]
+    pub fn running(&self) -> Vec<(SessionId, RunId)> {
+        let sessions = self.loaded();
+        sessions.iter().filter_map(|session| Some((session.id(), session.running()?))).collect()
+    }
+
+    /// Whether a run is on in that session.
+    #[must_use]
+    pub fn is_processing(&self, session: SessionId) -> bool {
+        let session = self.map.lock().sessions.get(&session).cloned();
+        session.is_some_and(|session| session.running().is_some())
+    }
+
+    /// A provider named its own id for a session's conversation. `false` if another session of
+    /// the provider has it: the first keeps it.
+    pub fn learn_native(
+        &self,
+        session: &Session,
+        native_id: &NativeId,
+        now: Millis,
+    ) -> Result<bool, Refusal> {
+        let row = session.row();
+        if row.native_id.as_ref() == Some(native_id) {
+            return Ok(true);
+        }
+        if !self.claim_native(session.id(), &row.provider, native_id)? {
+            return Ok(false);
+        }
+        session.learn_native(native_id, now);
+        Ok(true)
+    }
+
+    /// A session that a run of before a restart is in. For recovery, before anything is served.
+    pub fn recover(&self, id: SessionId) -> Result<Arc<Session>, Refusal> {
+        self.find(id)
+    }
+
+    /// Takes what is past its retention out of memory (I13); gives the time to call again.
+    pub fn evict(&self, now: Millis) -> Option<Millis> {
+        let retention = self.limits.completed_retention_ms;
+        let mut due: Option<Millis> = None;
+        for session in self.loaded() {
+            let (next, idle) = session.evict(now, retention);
+            due = match (due, next) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            if idle {
+                let mut map = self.map.lock();
+                if session.try_leave(now, retention) {
+                    map.sessions.remove(&session.id());
+                    map.natives.retain(|_, owner| *owner != session.id());
+                    map.departures += 1;
+                }
+            }
+        }
+        due
+    }
+
+    /// The server stops: nothing new begins from here on (I14).
+    pub fn close(&self, mode: Mode) {
+        let sessions: Vec<_> = {
+            let mut map = self.map.lock();
+            map.closing = true;
+            map.sessions.values().cloned().collect()
+        };
+        self.broadcasts.set_draining(mode);
+        for session in sessions {
+            session.close();
+        }
+    }
+
+    /// The connection is gone: its slots and tickets.
+    pub fn forget(&self, waker: &Waker) {
+        self.broadcasts.leave(waker);
+        for session in self.loaded() {
+            session.forget(waker);
+        }
+    }
+
+    /// Forgets all that memory holds and is durable, whoever watches. For tests.
+    pub fn clear(&self) {
+        let mut map = self.map.lock();
+        map.sessions.clear();
+        map.natives.clear();
+        map.departures += 1;
+    }
+
+    /// Sessions in memory.
+    #[must_use]
+    pub fn loaded(&self) -> Vec<Arc<Session>> {
+        self.map.lock().sessions.values().cloned().collect()
+    }
+
+    /// A session in memory.
+    #[must_use]
+    pub fn in_memory(&self, id: SessionId) -> Option<Arc<Session>> {
+        self.map.lock().sessions.get(&id).cloned()
+    }
+
+    /// A session, from memory or disk.
+    pub(crate) fn look_up(&self, id: SessionId) -> Result<Option<Arc<Session>>, ShelfError> {
+        loop {
+            let departures = {
+                let map = self.map.lock();
+                if let Some(session) = map.sessions.get(&id) {
+                    return Ok(Some(session.clone()));
+                }
+                map.departures
+            };
+            let Some(loaded) = self.shelf.session(id)? else { return Ok(None) };
+            let mut map = self.map.lock();
+            if map.departures != departures {
+                // What was read may be older than what left memory meanwhile.
+                continue;
+            }
+            let closing = map.closing;
+            let session = map
+                .sessions
+                .entry(id)
+                .or_insert_with(|| Arc::new(Session::load(loaded, self.budget.clone())))
+                .clone();
+            drop(map);
+            if closing {
+                session.close();
+            }
+            return Ok(Some(session));
+        }
+    }
+
+    /// Takes a session whose deletion is on disk out of memory.
+    pub(crate) fn remove(&self, id: SessionId) {
+        let mut map = self.map.lock();
+        map.sessions.remove(&id);
+        map.natives.retain(|_, owner| *owner != id);
+        map.departures += 1;
+    }
+
+    fn find(&self, id: SessionId) -> Result<Arc<Session>, Refusal> {
+        self.look_up(id)?.ok_or_else(|| Refusal::no_session(id))
+    }
+
+    fn session_of_run(&self, run: RunId) -> Option<Arc<Session>> {
+        self.loaded().into_iter().find(|session| session.knows(run))
+    }
+
+    fn check_open(&self) -> Result<(), Refusal> {
+        if self.map.lock().closing {
+            return Err(shutting_down());
+        }
+        self.check_store()
+    }
+
+    fn check_store(&self) -> Result<(), Refusal> {
+        match self.broadcasts.store() {
+            StoreState::Good => Ok(()),
+            StoreState::Bad(code) => Err(Refusal::new(
+                RefusalCode::StoreUnavailable,
+                format!("The store cannot write now ({code}); try again when it can."),
+            )),
+        }
+    }
+
+    /// A place among the agents that may be alive at once.
+    fn permit(&self) -> Option<AgentPermit> {
+        let max = self.limits.agents_max;
+        let taken = self.agents.fetch_add(1, Ordering::Relaxed);
+        let permit = AgentPermit(self.agents.clone());
+        (taken < max).then_some(permit)
+    }
+
+    /// Begins a run under the map's lock, so that nothing begins once the server stops (I14).
+    fn begin(&self, session: &Session, begin: Begin, free: bool) -> Result<Begun, Refusal> {
+        let map = self.map.lock();
+        if map.closing {
+            return Ok(Begun::Ended(EndOfSession::Closing));
+        }
+        let store = self.check_store();
+        if free && store.is_ok() {
+            let begun = session.begin(begin);
+            drop(map);
+            return Ok(begun);
+        }
+        drop(map);
+        // It cannot begin; which answer is due depends on what it would have met first.
+        match session.would_begin(begin.client_message_id.as_ref()) {
+            Some(begun) => Ok(begun),
+            None => Err(store.err().unwrap_or_else(busy)),
+        }
+    }
+
+    fn begin_of(
+        &self,
+        session: &Session,
+        run: RunId,
+        prompt: &SendPrompt,
+        prompt_hash: [u8; 32],
+        now: Millis,
+    ) -> Begin {
+        let row = session.row();
+        let head = encode_head(
+            &Head {
+                session: row.id,
+                run,
+                provider: &row.provider,
+                content: &prompt.content,
+                options: &prompt.options,
+                origin: "user",
+                client_message_id: prompt.client_message_id.as_ref(),
+                by: Some(&prompt.by),
+                started_at: now,
+            },
+            self.limits.event_bytes_max,
+        );
+        Begin {
+            run,
+            agent: AgentId::random(),
+            origin: "user",
+            prompt_hash,
+            client_message_id: prompt.client_message_id.clone(),
+            now,
+            head,
+            title: title_of(&prompt.content),
+        }
+    }
+
+    fn known(
+        &self,
+        session: &Arc<Session>,
+        prompt: &SendPrompt,
+        hash: [u8; 32],
+    ) -> Option<Result<Accepted, Refusal>> {
+        let begun = session.would_begin(prompt.client_message_id.as_ref())?;
+        let Begun::Duplicate { run, hash: earlier, ticket } = begun else { return None };
+        let pending = Pending(Some((session.clone(), ticket)));
+        Some(self.duplicate(session, run, earlier == hash, pending))
+    }
+
+    fn duplicate(
+        &self,
+        session: &Session,
+        run: RunId,
+        same: bool,
+        pending: Pending,
+    ) -> Result<Accepted, Refusal> {
+        if !same {
+            return Err(Refusal::new(
+                RefusalCode::InvalidField,
+                "clientMessageId: another prompt of this session had this id; use a new one.",
+            ));
+        }
+        let ordinal = match session.locate(run).map(|(ordinal, _)| ordinal) {
+            Some(ordinal) => ordinal,
+            None => self.shelf.locate(run)?.map_or(Ordinal(0), |place| place.ordinal),
+        };
+        Ok(Accepted { run, duplicate: true, cursor: Position::before_run(ordinal), pending })
+    }
+
+    /// Claims a native id for a session; `false` if another session of the provider has it.
+    fn claim_native(
+        &self,
+        session: SessionId,
+        provider: &str,
+        native_id: &NativeId,
+    ) -> Result<bool, ShelfError> {
+        let on_disk = self.shelf.native(provider, native_id)?;
+        let mut map = self.map.lock();
+        if on_disk.is_some_and(|owner| owner != session) {
+            return Ok(false);
+        }
+        let key = (provider.to_owned(), native_id.clone());
+        Ok(*map.natives.entry(key).or_insert(session) == session)
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+/// The id under which clients know an agent's permission request.
+#[must_use]
+pub fn request_id(run: RunId, of_agent: &str) -> RequestId {
+    RequestId(format!("{run}:{of_agent}"))
+}
+
+/// The agent's own id in a request id.
+#[must_use]
+pub fn request_of_agent(request: &RequestId) -> &str {
+    request.0.split_once(':').map_or("", |(_, own)| own)
+}
+
+fn request_run(request: &RequestId) -> Option<RunId> {
+    request.0.split_once(':')?.0.parse().ok()
+}
+
+fn shutting_down() -> Refusal {
+    Refusal::new(RefusalCode::ShuttingDown, "The server is stopping; try again when it is back.")
+}
+
+fn busy() -> Refusal {
+    Refusal::new(
+        RefusalCode::Busy,
+        "As many agents are at work as agents_max allows; nothing was recorded, try again.",
+    )
+}
+
+/// The first 80 characters, white space joined.
+fn title_of(content: &str) -> Option<String> {
+    let joined = content.split_whitespace().collect::<Vec<_>>().join(" ");
+    let title: String = joined.chars().take(80).collect();
+    (!title.is_empty()).then_some(title)
+}
+
+/// Tells the same prompt from another one under the same `clientMessageId`.
+fn prompt_hash(content: &str, options: &Map<String, Value>) -> [u8; 32] {
+    use sha2::Digest as _;
+    let mut hash = sha2::Sha256::new();
+    hash.update((content.len() as u64).to_le_bytes());
+    hash.update(content);
+    hash.update(Value::Object(options.clone()).to_string());
+    hash.finalize().into()
+}
