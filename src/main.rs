@@ -3,9 +3,13 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // The keeper is spawned once per agent; it goes past the command line's parser.
-    if std::env::args_os().nth(1).is_some_and(|arg| arg == "keeper") {
-        return reattach::keeper::run();
+    // The keeper is spawned once per agent, and the demo agent by a keeper: both go past the
+    // command line's parser.
+    let mut args = std::env::args_os().skip(1);
+    match args.next() {
+        Some(arg) if arg == "keeper" => return reattach::keeper::run(),
+        Some(arg) if arg == "demo-agent" => return reattach::cli::demo_agent::run(args),
+        _ => {}
     }
     reattach::cli::run()
 }

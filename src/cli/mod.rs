@@ -1,5 +1,7 @@
 //! Being built.
 
+pub mod demo_agent;
+
 /// The keeper process.
 #[must_use]
 pub fn run() -> std::process::ExitCode {

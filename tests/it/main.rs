@@ -4,6 +4,7 @@
 mod cli;
 mod conformance;
 mod crash;
+mod demo;
 mod http;
 mod keeper;
 mod pressure;

@@ -168,7 +168,7 @@ fn permission_request(line: &[u8], mut fields: Map<String, Value>, outputs: &mut
         Ok(id) => id,
         Err(error) => {
             outputs.push(raw(raw_text(line)));
-            outputs.push(error);
+            outputs.push(gateway_error("INVALID_REQUEST_ID", error));
             return;
         }
     };
@@ -213,28 +213,23 @@ fn permission_cancelled(line: &[u8], fields: &Map<String, Value>, outputs: &mut 
         }),
         Err(error) => {
             outputs.push(raw(raw_text(line)));
-            outputs.push(error);
+            outputs.push(gateway_error("INVALID_REQUEST_ID", error));
         }
     }
 }
 
 /// The agent's own id of a permission request, or what is wrong with it.
-fn request_id(fields: &Map<String, Value>) -> Result<String, Output> {
-    let wrong = |what: String| Err(gateway_error("INVALID_REQUEST_ID", what));
-    match fields.get("requestId") {
-        Some(Value::String(id)) if id.trim().is_empty() => {
-            wrong("The agent's `requestId` is blank: nobody can answer.".to_owned())
+fn request_id(fields: &Map<String, Value>) -> Result<String, String> {
+    let wrong = match fields.get("requestId") {
+        Some(Value::String(id)) if id.trim().is_empty() => "is blank".to_owned(),
+        Some(Value::String(id)) if id.len() > AGENT_ITEM_ID_BYTES_MAX => {
+            format!("has {} bytes, more than {AGENT_ITEM_ID_BYTES_MAX}", id.len())
         }
-        Some(Value::String(id)) if id.len() > AGENT_ITEM_ID_BYTES_MAX => wrong(format!(
-            "The agent's `requestId` has {} bytes, more than {AGENT_ITEM_ID_BYTES_MAX}: nobody \
-             can answer.",
-            id.len()
-        )),
-        Some(Value::String(id)) => Ok(id.clone()),
-        _ => {
-            wrong("The agent's `requestId` is missing or no string: nobody can answer.".to_owned())
-        }
-    }
+        Some(Value::String(id)) => return Ok(id.clone()),
+        Some(_) => "is no string".to_owned(),
+        None => "is missing".to_owned(),
+    };
+    Err(format!("The agent's `requestId` {wrong}, so that nobody can answer it."))
 }
 
 /// Takes a field out if `read` can make something of it; else it stays where it is, and is kept.
