@@ -16,5 +16,7 @@ pub mod provider;
 pub mod registry;
 pub mod run;
 #[cfg(not(any(loom, shuttle)))]
+pub mod server;
+#[cfg(not(any(loom, shuttle)))]
 pub mod store;
 pub mod sync;

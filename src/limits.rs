@@ -144,6 +144,19 @@ pub const DRAIN_AFTER_EXIT_MS: i64 = 250;
 /// No news from an agent for this long: a `status` of kind `quiet` says so.
 pub const QUIET_MS: i64 = 30_000;
 
+/// Wrong logins before even a right one has to wait.
+pub const LOGIN_ATTEMPTS_MAX: u32 = 10;
+/// One more wrong login is allowed after each of these.
+pub const LOGIN_REFILL_MS: i64 = 10_000;
+/// Client messages that a connection may send at once, control frames included.
+pub const MESSAGES_BURST_MAX: u32 = 2000;
+/// And how many of them it regains per second.
+pub const MESSAGES_PER_SECOND: u32 = 500;
+/// After an error answer or a close: how long the client may take to read it and hang up.
+pub const FAREWELL_MS: i64 = 1000;
+/// After an accept that failed for want of descriptors.
+pub const ACCEPT_RETRY_MS: i64 = 100;
+
 /// A request's head, from its first byte.
 pub const HEAD_MS: i64 = 3000;
 /// A request's body.

@@ -1,0 +1,327 @@
+//! One HTTP/1.1 conversation: requests in, answers out, all with deadlines and bounds.
+//!
+//! Any error closes the connection. Deadlines are absolute: a client that sends a byte now and
+//! then gains nothing. Must not know routes, sessions or runs.
+
+pub mod gate;
+pub mod head;
+pub mod response;
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode, Version, header};
+
+use crate::limits;
+use crate::server::auth::Credential;
+use crate::server::http::gate::Gate;
+use crate::server::http::head::{Head, Parsed};
+use crate::server::http::response::{Refused, Response};
+use crate::server::wait::{Interest, Order, Waiter};
+
+/// A request that passed every check but that of its meaning.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Its head. The path is without the public URL's.
+    pub head: Head,
+    /// How its sender proved who it is; `None` only where `Site::credential` lets it.
+    pub credential: Option<Credential>,
+    /// Its body, whole.
+    pub body: Vec<u8>,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Answer {
+    /// An answer.
+    Response(Response),
+    /// The connection goes on as a WebSocket.
+    WebSocket,
+}
+
+/// A connection that goes on as a WebSocket.
+#[derive(Debug)]
+pub struct Upgrade {
+    /// The request that asked for it.
+    pub request: Request,
+    /// What had been read beyond it.
+    pub leftover: Vec<u8>,
+}
+
+/// Who answers.
+pub trait Site {
+    /// The names under which it is reached.
+    fn gate(&self) -> &Gate;
+
+    /// How large a body may be, in bytes.
+    fn body_bytes_max(&self) -> u64;
+
+    /// Who is asking.
+    ///
+    /// # Errors
+    /// If that is not known and what is asked for needs it.
+    fn credential(&self, head: &Head) -> Result<Option<Credential>, Refused>;
+
+    /// Answers.
+    fn answer(&self, request: &Request) -> Answer;
+}
+
+/// Answers requests until the connection closes, or goes on as a WebSocket. The socket is
+/// non-blocking.
+pub fn converse(stream: &TcpStream, waiter: &Waiter, site: &impl Site) -> Option<Upgrade> {
+    let socket = Socket { stream, waiter };
+    let mut buffer = Vec::new();
+    for count in 1.. {
+        let head = match read_head(&socket, &mut buffer) {
+            Ok(head) => head,
+            Err(end) => return close(&socket, end),
+        };
+        let with_body = head.method != Method::HEAD;
+        let last = count >= limits::REQUESTS_PER_CONNECTION_MAX || !head.keep_alive;
+        let request = match admit(&socket, site, head, &mut buffer) {
+            Ok(request) => request,
+            Err(end) => return close(&socket, end),
+        };
+        let response = match site.answer(&request) {
+            Answer::Response(response) => response,
+            Answer::WebSocket => match handshake(&request.head) {
+                Ok(accepted) => {
+                    socket.send(&accepted, limits::ANSWER_MS).ok()?;
+                    return Some(Upgrade { request, leftover: buffer });
+                }
+                Err(refused) => return close(&socket, End::Refused(refused)),
+            },
+        };
+        let draining = waiter.order() > Order::Serve;
+        let last = last || draining || response.status.as_u16() >= 400;
+        let bytes = response.encode(with_body, last);
+        if socket.send(&bytes, limits::ANSWER_MS).is_err() {
+            return None;
+        }
+        if last {
+            socket.farewell();
+            return None;
+        }
+    }
+    None
+}
+
+/// Why a conversation ends without an answer from the site.
+enum End {
+    /// The client is gone, silent between requests, or we are stopping.
+    Silent,
+    /// The client learns why.
+    Refused(Refused),
+}
+
+impl From<Refused> for End {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+fn close(socket: &Socket<'_>, end: End) -> Option<Upgrade> {
+    if let End::Refused(refused) = end {
+        let bytes = Response::from(refused).encode(true, true);
+        if socket.send(&bytes, limits::ANSWER_MS).is_ok() {
+            socket.farewell();
+        }
+    }
+    None
+}
+
+/// The next head. `buffer` keeps what follows it.
+fn read_head(socket: &Socket<'_>, buffer: &mut Vec<u8>) -> Result<Head, End> {
+    if buffer.is_empty() {
+        // A client that stays silent between two requests is not at fault: it just goes.
+        let idle = socket.fill(buffer, after(limits::KEEP_ALIVE_MS), Order::Drain);
+        idle.map_err(|_| End::Silent)?;
+    }
+    let deadline = after(limits::HEAD_MS);
+    let mut seen = 0;
+    loop {
+        match head::parse(buffer, seen)? {
+            Parsed::Head(head, length) => {
+                buffer.drain(..length);
+                return Ok(*head);
+            }
+            Parsed::Partial => seen = buffer.len(),
+        }
+        fill_or_late(socket, buffer, deadline)?;
+    }
+}
+
+/// Checks the request from the outside in, and only then reads its body.
+fn admit(
+    socket: &Socket<'_>,
+    site: &impl Site,
+    mut head: Head,
+    buffer: &mut Vec<u8>,
+) -> Result<Request, End> {
+    site.gate().admit(&head.headers)?;
+    let base = site.gate().base_path();
+    if let Some(rest) = head.path.strip_prefix(base).filter(|rest| rest.starts_with('/')) {
+        head.path = rest.to_owned();
+    }
+    let credential = site.credential(&head)?;
+    if head.body_bytes > site.body_bytes_max() {
+        let message = format!("A body may have {} bytes.", site.body_bytes_max());
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        return Err(Refused::new(status, "PAYLOAD_TOO_LARGE", &message).into());
+    }
+    check_type(&head)?;
+    let body_bytes = usize::try_from(head.body_bytes).map_err(|_| End::Silent)?;
+    if head.expects_continue && buffer.len() < body_bytes {
+        let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
+        socket.send(go_on, limits::ANSWER_MS).map_err(|_| End::Silent)?;
+    }
+    let deadline = after(limits::BODY_MS);
+    while buffer.len() < body_bytes {
+        fill_or_late(socket, buffer, deadline)?;
+    }
+    let rest = buffer.split_off(body_bytes);
+    let body = std::mem::replace(buffer, rest);
+    Ok(Request { head, credential, body })
+}
+
+/// A body is JSON and says so: a form that another site makes a browser send is not.
+fn check_type(head: &Head) -> Result<(), Refused> {
+    let content_type = head.headers.get(header::CONTENT_TYPE);
+    if head.body_bytes == 0 && content_type.is_none() {
+        return Ok(());
+    }
+    let value = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let message = "Send a body as Content-Type: application/json.";
+    Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message))
+}
+
+/// The bytes that turn the connection into a WebSocket.
+fn handshake(head: &Head) -> Result<Vec<u8>, Refused> {
+    let refused =
+        |message: &str| Refused::new(StatusCode::UPGRADE_REQUIRED, "WEBSOCKET_REQUIRED", message);
+    let mut request = http::Request::new(());
+    *request.method_mut() = head.method.clone();
+    *request.version_mut() = Version::HTTP_11;
+    request.headers_mut().clone_from(&head.headers);
+    if head.version != Version::HTTP_11 || head.body_bytes != 0 {
+        return Err(refused("A WebSocket begins with a GET of HTTP/1.1 without a body."));
+    }
+    let response = tungstenite::handshake::server::create_response(&request)
+        .map_err(|error| refused(&format!("This is for WebSockets: {error}.")))?;
+    let mut bytes = Vec::new();
+    tungstenite::handshake::server::write_response(&mut bytes, &response)
+        .map_err(|error| refused(&error.to_string()))?;
+    Ok(bytes)
+}
+
+fn fill_or_late(socket: &Socket<'_>, buffer: &mut Vec<u8>, until: Instant) -> Result<(), End> {
+    socket.fill(buffer, until, Order::Stop).map_err(|failure| match failure {
+        Failure::Gone => End::Silent,
+        Failure::Late => {
+            let message = "The request took too long.";
+            Refused::new(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", message).into()
+        }
+    })
+}
+
+fn after(ms: i64) -> Instant {
+    Instant::now() + Duration::from_millis(ms.unsigned_abs())
+}
+
+/// A non-blocking socket, used with deadlines.
+struct Socket<'a> {
+    stream: &'a TcpStream,
+    waiter: &'a Waiter,
+}
+
+enum Failure {
+    /// The other side is gone, or the listener's order was reached.
+    Gone,
+    /// The deadline passed.
+    Late,
+}
+
+impl Socket<'_> {
+    /// Appends what comes next to `buffer`: at least one byte.
+    fn fill(&self, buffer: &mut Vec<u8>, until: Instant, end_at: Order) -> Result<(), Failure> {
+        let mut chunk = [0_u8; 4096];
+        loop {
+            match (&mut &*self.stream).read(&mut chunk) {
+                Ok(0) => return Err(Failure::Gone),
+                Ok(count) => {
+                    buffer.extend_from_slice(&chunk[..count]);
+                    return Ok(());
+                }
+                Err(error) => self.wait_after(&error, false, until, end_at)?,
+            }
+        }
+    }
+
+    /// Sends all of `bytes`.
+    fn send(&self, mut bytes: &[u8], within_ms: i64) -> Result<(), Failure> {
+        let until = after(within_ms);
+        while !bytes.is_empty() {
+            match (&mut &*self.stream).write(bytes) {
+                Ok(0) => return Err(Failure::Gone),
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) => self.wait_after(&error, true, until, Order::Stop)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until it is worth trying again what just failed with `error`.
+    fn wait_after(
+        &self,
+        error: &io::Error,
+        write: bool,
+        until: Instant,
+        end_at: Order,
+    ) -> Result<(), Failure> {
+        match error.kind() {
+            io::ErrorKind::Interrupted => return Ok(()),
+            io::ErrorKind::WouldBlock => {}
+            _ => return Err(Failure::Gone),
+        }
+        if self.waiter.order() >= end_at {
+            return Err(Failure::Gone);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Failure::Late);
+        }
+        let interest = Interest { read: !write, write, wake: true };
+        let ready = self.waiter.wait(self.stream.as_fd(), interest, Some(left));
+        if ready.map_err(|_| Failure::Gone)?.woken {
+            self.waiter.drain();
+        }
+        Ok(())
+    }
+
+    /// Lets the client read the last answer: closing while input is unread would reset the
+    /// connection, and the answer with it.
+    fn farewell(&self) {
+        let until = after(limits::FAREWELL_MS);
+        if self.stream.shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let mut sink = Vec::new();
+        let mut budget = limits::HEAD_BYTES_MAX * 16;
+        while self.fill(&mut sink, until, Order::Drain).is_ok() {
+            budget = budget.saturating_sub(sink.len());
+            sink.clear();
+            if budget == 0 {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
