@@ -1,0 +1,162 @@
+//! Retention: whole completed runs leave, oldest first, in slices that fit between two batches.
+//!
+//! A run is retired in one short transaction (its row stays as a tombstone, so that a gap can
+//! name it); its events are then deleted little by little, and their pages given back to the
+//! file system. A session that was deleted leaves the same way. Must not know when it is called.
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::error::CommitError;
+use super::writer::{Writer, whole};
+use crate::run::id::{Millis, RunId, SessionId};
+
+/// Rows that one transaction deletes: about 10 ms of a slow disk's time.
+const SLICE_ROWS: i64 = 500;
+/// Free pages that one step gives back.
+const SLICE_PAGES: i64 = 64;
+
+/// What a call of `Writer::retain` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retained {
+    /// The runs whose events are gone from now on.
+    pub pruned: Vec<(SessionId, RunId)>,
+    /// Whether there is more to do; call again after the next batch.
+    pub more: bool,
+}
+
+/// What is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Completed runs that ended longer ago than this leave, in ms. 0 keeps all.
+    pub age_ms: i64,
+    /// The oldest completed runs leave until heads, events and blobs take at most this many
+    /// bytes. 0 keeps all.
+    pub bytes_max: u64,
+}
+
+impl Writer {
+    /// Works for about `budget_ms` by `clock`, at least one slice if there is something to do.
+    /// Also finishes deletions of sessions, so it is to be called even if `keep` keeps all.
+    ///
+    /// # Errors
+    /// `Retry` or `Fatal`; what was done before is done. Runs retired by this call before the
+    /// error show in no answer: readers see them on disk.
+    pub fn retain(
+        &mut self,
+        now: Millis,
+        keep: Keep,
+        budget_ms: i64,
+        clock: &mut dyn FnMut() -> Millis,
+    ) -> Result<Retained, CommitError> {
+        let end = clock().plus(budget_ms);
+        let mut done = Retained::default();
+        loop {
+            let worked = self.slice(now, keep, &mut done.pruned);
+            if !worked.map_err(|error| whole(&error))? {
+                break;
+            }
+            if clock() >= end {
+                done.more = true;
+                break;
+            }
+        }
+        if !self.ballast {
+            self.ballast = self.files.make_ballast();
+        }
+        Ok(done)
+    }
+
+    /// One step of work; false if there is none. Room is given back before more is taken, so
+    /// what was retired is gone for good soon.
+    fn slice(
+        &mut self,
+        now: Millis,
+        keep: Keep,
+        pruned: &mut Vec<(SessionId, RunId)>,
+    ) -> rusqlite::Result<bool> {
+        if sweep(&mut self.conn)? {
+            return Ok(true);
+        }
+        if let Some((session, run, bytes)) = self.retire(now, keep)? {
+            self.bytes -= bytes;
+            pruned.push((session, run));
+            return Ok(true);
+        }
+        give_back(&self.conn)
+    }
+
+    /// Turns the oldest completed run into a tombstone, if what is to be kept says so.
+    fn retire(
+        &mut self,
+        now: Millis,
+        keep: Keep,
+    ) -> rusqlite::Result<Option<(SessionId, RunId, i64)>> {
+        let too_large = keep.bytes_max > 0 && self.stored_bytes() > keep.bytes_max;
+        let too_old = if keep.age_ms > 0 { now.0.saturating_sub(keep.age_ms) } else { i64::MIN };
+        let tx = Transaction::new(&mut self.conn, TransactionBehavior::Immediate)?;
+        let oldest = tx
+            .prepare_cached(
+                "SELECT r.id, s.sid, r.rid, r.bytes FROM run r JOIN session s ON s.id = r.session \
+                 WHERE r.state = 'completed' AND r.pruned_ms IS NULL AND (?1 OR r.ended_ms < ?2) \
+                 ORDER BY r.ended_ms, r.id LIMIT 1",
+            )?
+            .query_row(params![too_large, too_old], |row| {
+                let row_id: i64 = row.get(0)?;
+                let session = SessionId::from_bytes(row.get(1)?);
+                Ok((row_id, session, RunId::from_bytes(row.get(2)?), row.get(3)?))
+            })
+            .optional()?;
+        let Some((row, session, run, bytes)) = oldest else { return Ok(None) };
+        for sql in [
+            "INSERT INTO garbage (run) VALUES (?1)",
+            "DELETE FROM head WHERE run = ?1",
+            "DELETE FROM open_tool WHERE run = ?1",
+            "DELETE FROM permission WHERE run = ?1",
+            "DELETE FROM command WHERE run = ?1",
+            "DELETE FROM audit WHERE rid = (SELECT rid FROM run WHERE id = ?1)",
+        ] {
+            tx.prepare_cached(sql)?.execute([row])?;
+        }
+        tx.prepare_cached("UPDATE run SET pruned_ms = ?2 WHERE id = ?1")?
+            .execute(params![row, now.0])?;
+        tx.commit()?;
+        Ok(Some((session, run, bytes)))
+    }
+}
+
+/// Deletes a slice of what is in the garbage; false if there is none.
+fn sweep(conn: &mut Connection) -> rusqlite::Result<bool> {
+    let run: Option<i64> =
+        conn.prepare_cached("SELECT min(run) FROM garbage")?.query_row([], |row| row.get(0))?;
+    let Some(run) = run else { return Ok(false) };
+    let tx = Transaction::new(conn, TransactionBehavior::Immediate)?;
+    let mut left = SLICE_ROWS;
+    for sql in [
+        "DELETE FROM blob WHERE rowid IN \
+         (SELECT rowid FROM blob WHERE run = ?1 ORDER BY seq LIMIT ?2)",
+        "DELETE FROM event WHERE rowid IN \
+         (SELECT rowid FROM event WHERE run = ?1 ORDER BY seq LIMIT ?2)",
+    ] {
+        let deleted = tx.prepare_cached(sql)?.execute(params![run, left])?;
+        left -= i64::try_from(deleted).unwrap_or(left);
+    }
+    if left > 0 {
+        tx.prepare_cached("DELETE FROM garbage WHERE run = ?1")?.execute([run])?;
+    }
+    tx.commit()?;
+    Ok(true)
+}
+
+/// Gives free pages back to the file system; false if there are none.
+fn give_back(conn: &Connection) -> rusqlite::Result<bool> {
+    let free: i64 = conn.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+    if free == 0 {
+        return Ok(false);
+    }
+    // Each row of this pragma is one page's work: all have to be taken.
+    let sql = format!("PRAGMA incremental_vacuum({SLICE_PAGES})");
+    let mut step = conn.prepare_cached(&sql)?;
+    let mut pages = step.query([])?;
+    while pages.next()?.is_some() {}
+    Ok(true)
+}

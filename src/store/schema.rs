@@ -1,0 +1,332 @@
+//! The tables, the guards that stand in SQL, and how a database of an older version is brought
+//! up to this one.
+//!
+//! Must not know who writes or reads. `docs/store.md` describes the schema for operators.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::error::OpenError;
+use super::files;
+
+/// `PRAGMA application_id`: tells our database from another program's ("ratt").
+pub(super) const APPLICATION_ID: i32 = 0x7261_7474;
+
+/// One step per schema version: step i leads from version i to i + 1. Steps that were released
+/// never change.
+pub(super) const MIGRATIONS: &[&str] = &[V1];
+
+/// Version 1.
+///
+/// - `event` has a rowid and an index: measured as the fastest for appends to several runs at
+///   once. It does not reference `run` with a foreign key: the guard on seq 1 asks for the run,
+///   the guard on every other seq for the event before it, so that is one lookup less per event.
+/// - `run.last_seq` is raised once per run and transaction, not per event, and the head has a
+///   table of its own, so that raising it never rewrites a long prompt.
+/// - `garbage` names runs whose events are to be deleted in slices: deleting a session or
+///   retiring a run is one short transaction whatever its size. Run ids are never used again
+///   (AUTOINCREMENT), so a late slice cannot hit another run.
+const V1: &str = "
+PRAGMA application_id = 0x72617474;
+
+CREATE TABLE meta (
+  k TEXT NOT NULL PRIMARY KEY,
+  v ANY NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO meta (k, v) VALUES ('clean', 0);
+
+CREATE TABLE project (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  path TEXT NOT NULL UNIQUE,
+  custom_name TEXT,
+  starred INTEGER NOT NULL DEFAULT 0 CHECK (starred IN (0, 1))
+) STRICT;
+
+CREATE TABLE session (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  sid BLOB NOT NULL UNIQUE CHECK (length(sid) = 16),
+  project INTEGER NOT NULL REFERENCES project (id),
+  provider TEXT NOT NULL,
+  native_id TEXT,
+  title TEXT,
+  archived INTEGER NOT NULL DEFAULT 0 CHECK (archived IN (0, 1)),
+  created_ms INTEGER NOT NULL,
+  updated_ms INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX session_native ON session (native_id, provider) WHERE native_id IS NOT NULL;
+CREATE INDEX session_recent ON session (updated_ms, id);
+CREATE INDEX session_project ON session (project);
+
+CREATE TABLE run (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  rid BLOB NOT NULL UNIQUE CHECK (length(rid) = 16),
+  session INTEGER NOT NULL REFERENCES session (id),
+  ordinal INTEGER NOT NULL CHECK (ordinal > 0),
+  agent BLOB NOT NULL CHECK (length(agent) = 16),
+  origin TEXT NOT NULL,
+  state TEXT NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'completed')),
+  prompt_hash BLOB NOT NULL CHECK (length(prompt_hash) = 32),
+  client_message_id TEXT,
+  started_ms INTEGER NOT NULL,
+  ended_ms INTEGER,
+  exit_code INTEGER,
+  success INTEGER CHECK (success IN (0, 1)),
+  aborted INTEGER CHECK (aborted IN (0, 1)),
+  reason TEXT,
+  last_seq INTEGER NOT NULL DEFAULT 0,
+  record_offset INTEGER NOT NULL DEFAULT 0,
+  bytes INTEGER NOT NULL DEFAULT 0,
+  abort_asked_ms INTEGER,
+  abort_by TEXT,
+  pruned_ms INTEGER,
+  UNIQUE (session, ordinal),
+  CHECK ((state = 'completed') =
+    (ended_ms IS NOT NULL AND success IS NOT NULL AND aborted IS NOT NULL AND reason IS NOT NULL)),
+  CHECK (pruned_ms IS NULL OR state = 'completed')
+) STRICT;
+CREATE UNIQUE INDEX run_message ON run (session, client_message_id)
+  WHERE client_message_id IS NOT NULL;
+CREATE UNIQUE INDEX run_running ON run (session) WHERE state = 'running';
+CREATE INDEX run_oldest ON run (ended_ms, id) WHERE state = 'completed' AND pruned_ms IS NULL;
+
+CREATE TABLE head (
+  run INTEGER PRIMARY KEY REFERENCES run (id),
+  body BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE event (
+  run INTEGER NOT NULL,
+  seq INTEGER NOT NULL,
+  complete INTEGER,
+  body BLOB NOT NULL,
+  PRIMARY KEY (run, seq)
+) STRICT;
+CREATE UNIQUE INDEX event_complete ON event (run) WHERE complete IS NOT NULL;
+
+CREATE TABLE blob (
+  run INTEGER NOT NULL,
+  seq INTEGER NOT NULL,
+  json BLOB NOT NULL,
+  PRIMARY KEY (run, seq)
+) STRICT;
+
+CREATE TABLE garbage (
+  run INTEGER PRIMARY KEY
+) STRICT;
+
+CREATE TABLE open_tool (
+  run INTEGER NOT NULL REFERENCES run (id),
+  tool_id TEXT NOT NULL,
+  PRIMARY KEY (run, tool_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE permission (
+  request_id TEXT NOT NULL PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES run (id),
+  seq INTEGER NOT NULL,
+  state TEXT NOT NULL DEFAULT 'open'
+    CHECK (state IN ('open', 'answered', 'delivered', 'undeliverable', 'cancelled')),
+  received_ms INTEGER NOT NULL,
+  decision TEXT,
+  answered_by TEXT,
+  CHECK (state NOT IN ('answered', 'delivered') OR
+    (decision IS NOT NULL AND answered_by IS NOT NULL))
+) STRICT;
+CREATE INDEX permission_run ON permission (run);
+CREATE INDEX permission_open ON permission (run) WHERE state IN ('open', 'answered');
+
+CREATE TABLE command (
+  run INTEGER NOT NULL REFERENCES run (id),
+  n INTEGER NOT NULL,
+  body BLOB NOT NULL,
+  recorded_ms INTEGER NOT NULL,
+  delivered_ms INTEGER,
+  PRIMARY KEY (run, n)
+) STRICT;
+
+CREATE TABLE audit (
+  id INTEGER PRIMARY KEY,
+  at_ms INTEGER NOT NULL,
+  sid BLOB,
+  rid BLOB,
+  what TEXT NOT NULL,
+  detail TEXT NOT NULL
+) STRICT;
+CREATE INDEX audit_session ON audit (sid);
+
+-- I2: seq 1 begins a run that is running; every other seq follows its predecessor.
+-- I3: nothing follows a complete.
+CREATE TRIGGER event_first BEFORE INSERT ON event WHEN NEW.seq <= 1
+BEGIN
+  SELECT RAISE(ABORT, 'I2: events of a run begin at seq 1, while it is running')
+  WHERE NEW.seq <> 1 OR NOT EXISTS (SELECT 1 FROM run WHERE id = NEW.run AND state = 'running');
+END;
+CREATE TRIGGER event_next BEFORE INSERT ON event WHEN NEW.seq > 1
+BEGIN
+  SELECT CASE (SELECT complete IS NOT NULL FROM event WHERE run = NEW.run AND seq = NEW.seq - 1)
+    WHEN 0 THEN NULL
+    WHEN 1 THEN RAISE(ABORT, 'I3: complete is the last event of its run')
+    ELSE RAISE(ABORT, 'I2: seqs of a run are dense')
+  END;
+END;
+CREATE TRIGGER event_fixed BEFORE UPDATE ON event
+BEGIN
+  SELECT RAISE(ABORT, 'I2: a stored event never changes');
+END;
+CREATE TRIGGER event_kept BEFORE DELETE ON event
+WHEN NOT EXISTS (SELECT 1 FROM garbage WHERE run = OLD.run)
+BEGIN
+  SELECT RAISE(ABORT, 'I8: events leave only by way of garbage');
+END;
+CREATE TRIGGER garbage_ended BEFORE INSERT ON garbage
+WHEN EXISTS (SELECT 1 FROM run WHERE id = NEW.run AND state = 'running')
+BEGIN
+  SELECT RAISE(ABORT, 'I13: a running run is never removed');
+END;
+
+CREATE TRIGGER run_new BEFORE INSERT ON run
+WHEN NEW.state <> 'running' OR NEW.last_seq <> 0
+  OR NEW.ordinal <> 1 + ifnull((SELECT max(ordinal) FROM run WHERE session = NEW.session), 0)
+BEGIN
+  SELECT RAISE(ABORT, 'I6: a run begins as the next one of its session');
+END;
+CREATE TRIGGER run_fixed BEFORE UPDATE OF id, rid, session, ordinal, agent, origin, prompt_hash,
+  client_message_id, started_ms ON run
+BEGIN
+  SELECT RAISE(ABORT, 'I6: what a run began with never changes');
+END;
+CREATE TRIGGER run_tail BEFORE UPDATE OF last_seq ON run
+WHEN NEW.last_seq <= OLD.last_seq
+  OR NOT EXISTS (SELECT 1 FROM event WHERE run = NEW.id AND seq = NEW.last_seq)
+  OR EXISTS (SELECT 1 FROM event WHERE run = NEW.id AND seq = NEW.last_seq + 1)
+BEGIN
+  SELECT RAISE(ABORT, 'I2: last_seq is the seq of the last event');
+END;
+CREATE TRIGGER run_end BEFORE UPDATE OF state, ended_ms, exit_code, success, aborted, reason ON run
+WHEN OLD.state <> 'running' OR NEW.state <> 'completed'
+  OR NOT EXISTS (SELECT 1 FROM event
+    WHERE run = NEW.id AND seq = NEW.last_seq AND complete IS NOT NULL)
+BEGIN
+  SELECT RAISE(ABORT, 'I1: a run ends once, with its complete');
+END;
+CREATE TRIGGER run_tombstone BEFORE UPDATE OF pruned_ms ON run
+WHEN NEW.pruned_ms IS NULL OR OLD.pruned_ms IS NOT NULL
+BEGIN
+  SELECT RAISE(ABORT, 'I13: what was removed stays removed');
+END;
+
+CREATE TRIGGER permission_once BEFORE UPDATE ON permission
+WHEN NOT (
+  (OLD.state = 'open' AND NEW.state <> 'open')
+  OR (OLD.state = 'answered' AND NEW.state IN ('delivered', 'undeliverable', 'cancelled')
+    AND NEW.decision IS OLD.decision)
+  -- The agent asks again under the same id.
+  OR (NEW.state = 'open' AND OLD.state <> 'answered' AND NEW.run = OLD.run
+    AND NEW.seq > OLD.seq))
+BEGIN
+  SELECT RAISE(ABORT, 'I20: one permission request has one effective answer');
+END;
+";
+
+/// Brings `conn` up to the last of `steps`. An existing database of an older version is copied
+/// to a file beside it first. Each step is one transaction with the new version in it.
+pub(super) fn migrate(conn: &mut Connection, path: &Path, steps: &[&str]) -> Result<(), OpenError> {
+    let sqlite = |source| OpenError::sqlite(path, source);
+    let known = u32::try_from(steps.len()).unwrap_or(u32::MAX);
+    let found = version(conn).map_err(sqlite)?;
+    if found > known {
+        return Err(OpenError::Newer { path: path.into(), found, known });
+    }
+    if found == known {
+        return Ok(());
+    }
+    if found > 0 {
+        back_up(conn, path, found)?;
+    }
+    let missing = steps.iter().zip(1_u32..).skip_while(|(_, to)| *to <= found);
+    for (step, to) in missing {
+        let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite)?;
+        tx.execute_batch(step).map_err(sqlite)?;
+        tx.pragma_update(None, "user_version", to).map_err(sqlite)?;
+        tx.commit().map_err(sqlite)?;
+    }
+    Ok(())
+}
+
+/// The schema's version; 0 is an empty database.
+pub(super) fn version(conn: &Connection) -> rusqlite::Result<u32> {
+    conn.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Where the copy of a database of version `found` goes before it is migrated.
+fn backup_path(path: &Path, found: u32) -> PathBuf {
+    path.with_extension(format!("v{found}.bak"))
+}
+
+fn back_up(conn: &Connection, path: &Path, found: u32) -> Result<(), OpenError> {
+    let target = backup_path(path, found);
+    let made = target.with_extension("bak.new");
+    let io = |source| OpenError::File { path: made.clone(), uid: super::error::uid(), source };
+    // An empty file is allowed as the target, and has the mode that we want.
+    let file = files::ours(&made).map_err(io)?;
+    file.set_len(0).map_err(io)?;
+    let name = made.to_str().ok_or_else(|| io(std::io::Error::other("the path is not UTF-8")))?;
+    conn.execute("VACUUM INTO ?1", [name]).map_err(|source| OpenError::sqlite(&made, source))?;
+    file.sync_all().map_err(io)?;
+    std::fs::rename(&made, &target).map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "CREATE TABLE a (x INTEGER) STRICT; INSERT INTO a VALUES (7);";
+    const TWO: &str = "ALTER TABLE a ADD COLUMN y INTEGER; UPDATE a SET y = x * 2;";
+
+    fn open(path: &Path) -> Connection {
+        Connection::open(path).expect("opens")
+    }
+
+    #[test]
+    fn an_older_database_is_copied_then_brought_up_step_by_step() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s.db");
+        let mut conn = open(&path);
+        migrate(&mut conn, &path, &[ONE]).expect("to version 1");
+        assert!(!backup_path(&path, 0).exists(), "an empty database needs no copy");
+
+        migrate(&mut conn, &path, &[ONE, TWO]).expect("to version 2");
+        assert_eq!(version(&conn).expect("reads"), 2);
+        let y: i64 = conn.query_row("SELECT y FROM a", [], |row| row.get(0)).expect("the column");
+        assert_eq!(y, 14);
+
+        let copy = open(&backup_path(&path, 1));
+        assert_eq!(version(&copy).expect("reads"), 1);
+        let x: i64 = copy.query_row("SELECT x FROM a", [], |row| row.get(0)).expect("the row");
+        assert_eq!(x, 7);
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_the_version_before_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s.db");
+        let mut conn = open(&path);
+        let broken = "CREATE TABLE b (x INTEGER) STRICT; INSERT INTO nowhere VALUES (1);";
+        migrate(&mut conn, &path, &[ONE, broken]).expect_err("the second step fails");
+        assert_eq!(version(&conn).expect("reads"), 1);
+        conn.prepare("SELECT * FROM b").expect_err("nothing of the step is left");
+        migrate(&mut conn, &path, &[ONE, TWO]).expect("a repaired step goes through");
+        assert_eq!(version(&conn).expect("reads"), 2);
+    }
+
+    #[test]
+    fn a_newer_database_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s.db");
+        let mut conn = open(&path);
+        migrate(&mut conn, &path, &[ONE, TWO]).expect("to version 2");
+        let error = migrate(&mut conn, &path, &[ONE]).expect_err("version 2 is not known");
+        assert!(matches!(error, OpenError::Newer { found: 2, known: 1, .. }), "{error}");
+    }
+}
