@@ -63,7 +63,6 @@ pub(super) fn apply(
     conn: &Connection,
     known: &mut Known,
     batch: &Batch,
-    now: Millis,
     sum: &mut Sum,
 ) -> Result<(), Refusal> {
     if known.sessions.len() > KNOWN_MAX {
@@ -71,7 +70,7 @@ pub(super) fn apply(
     }
     let insert = conn
         .prepare_cached("INSERT INTO event (run, seq, complete, body) VALUES (?1, ?2, ?3, ?4)")?;
-    let mut step = Step { conn, known, insert, session: batch.session, now, sum, tail: None };
+    let mut step = Step { conn, known, insert, session: batch.session, sum, tail: None };
     for item in &batch.items {
         match item {
             Item::Frame(frame) => step.frame(frame)?,
@@ -87,7 +86,6 @@ struct Step<'a> {
     known: &'a mut Known,
     insert: CachedStatement<'a>,
     session: SessionId,
-    now: Millis,
     sum: &'a mut Sum,
     tail: Option<Tail>,
 }
@@ -180,12 +178,12 @@ impl Step<'_> {
             ),
             // An agent may ask again under an id that it used before; the guard
             // `permission_once` says when.
-            Mark::PermissionOpened(request) => self.run_sql(
+            Mark::PermissionOpened { request, received_at } => self.run_sql(
                 "INSERT INTO permission (request_id, run, seq, received_ms) \
                  VALUES (?1, ?2, ?3, ?4) ON CONFLICT (request_id) DO UPDATE SET \
                  run = excluded.run, seq = excluded.seq, received_ms = excluded.received_ms, \
                  state = 'open', decision = NULL, answered_by = NULL",
-                params![request.0, run, int(at.seq.0), self.now.0],
+                params![request.0, run, int(at.seq.0), received_at.0],
             ),
             Mark::PermissionAnswered { request, decision, state, by } => {
                 self.answer(run, request, &to_word(decision), *state, by)
@@ -241,6 +239,7 @@ impl Step<'_> {
     fn change(&mut self, change: &Change) -> Result<(), Refusal> {
         self.flush()?;
         match change {
+            Change::Nothing => Ok(()),
             Change::SessionCreated(row) => self.create_session(row),
             Change::SessionEdited { title, archived, at } => {
                 self.edit_session(title.as_deref(), *archived, *at)

@@ -113,10 +113,12 @@ impl OpenError {
 #[derive(Debug, Error)]
 pub enum CommitError {
     /// The disk is full, broken or locked: the same batches may be tried again later.
-    #[error("the store cannot write now ({code})")]
+    #[error("the store cannot write now ({code}): {message}")]
     Retry {
         /// `FULL`, `IOERR`, `BUSY`, ...
         code: &'static str,
+        /// What SQLite said.
+        message: String,
     },
     /// One session's rows were refused, by a guard or since they contradict what is stored. The
     /// same batch will be refused again; the other sessions' batches are fine.

@@ -137,7 +137,7 @@ pub struct PendingPermission {
     pub at: Position,
     /// Its event.
     pub text: Utf8Bytes,
-    /// When it was committed.
+    /// When it was asked.
     pub received_at: Millis,
 }
 

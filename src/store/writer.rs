@@ -10,7 +10,6 @@ use super::error::{Class, CommitError, word};
 use super::files::DataDir;
 use super::{PAGE_BYTES, set_max_page_count};
 use crate::run::change::Batch;
-use crate::run::id::Millis;
 
 /// The writing end of the store, with the lock on its data directory.
 #[derive(Debug)]
@@ -54,8 +53,7 @@ impl Writer {
     /// batches one by one, and give the refused session's run an end instead, as a batch with
     /// `complete{store_rejected}` at the seq after its last durable one. `Fatal`: give up.
     pub fn commit(&mut self, batches: &[Batch]) -> Result<Committed, CommitError> {
-        let now = Millis::now();
-        let result = self.try_commit(batches, now);
+        let result = self.try_commit(batches);
         match &result {
             Ok(sum) => self.bytes += sum.bytes,
             // Some of what is remembered may never have been committed.
@@ -64,12 +62,12 @@ impl Writer {
         result.map(|sum| Committed { events: sum.events })
     }
 
-    fn try_commit(&mut self, batches: &[Batch], now: Millis) -> Result<Sum, CommitError> {
+    fn try_commit(&mut self, batches: &[Batch]) -> Result<Sum, CommitError> {
         let mut sum = Sum::default();
         let tx = Transaction::new(&mut self.conn, TransactionBehavior::Immediate)
             .map_err(|error| whole(&error))?;
         for batch in batches {
-            apply(&tx, &mut self.known, batch, now, &mut sum)
+            apply(&tx, &mut self.known, batch, &mut sum)
                 .map_err(|refusal| of_session(batch, &refusal))?;
         }
         tx.commit().map_err(|error| whole(&error))?;
@@ -145,9 +143,10 @@ impl Writer {
 
 /// An error that is no session's own.
 pub(super) fn whole(error: &rusqlite::Error) -> CommitError {
+    let (code, message) = (word(error), error.to_string());
     match Class::of(error) {
-        Class::Retry => CommitError::Retry { code: word(error) },
-        _ => CommitError::Fatal { code: word(error), message: error.to_string() },
+        Class::Retry => CommitError::Retry { code, message },
+        _ => CommitError::Fatal { code, message },
     }
 }
 

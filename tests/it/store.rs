@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use reattach::run::change::{Batch, Change, Frame, Item, Mark, RunEnd, RunRow, SessionRow, Whole};
 use reattach::run::event::{AnswerState, By, ByKind, Complete, Decision, Reason};
@@ -172,6 +173,10 @@ fn by() -> By {
     By { kind: ByKind::Cli, name: "somebody".into() }
 }
 
+fn asked(request: &str) -> Mark {
+    Mark::PermissionOpened { request: RequestId(request.into()), received_at: T0.plus(77) }
+}
+
 /// All frames after a cursor, read in small pieces; panics at a gap.
 fn all(readers: &Readers, session: SessionId, after: Position) -> Vec<Stored> {
     let (mut cursor, mut found) = (after, Vec::new());
@@ -270,7 +275,7 @@ fn a_session_tells_its_runs_and_what_waits() {
     script.start_with(Some("m1")).event(Some(Mark::ToolOpened("t1".into())));
     script.event(Some(Mark::ToolOpened("t2".into())));
     script.event(Some(Mark::ToolClosed("t1".into())));
-    script.event(Some(Mark::PermissionOpened(request.clone())));
+    script.event(Some(asked("r1")));
     let run = script.run;
     script.change(Change::CommandRecorded { run, n: 1, write: b"{}".to_vec(), at: T0 });
     script.change(Change::CommandRecorded { run, n: 2, write: b"[]".to_vec(), at: T0 });
@@ -288,7 +293,7 @@ fn a_session_tells_its_runs_and_what_waits() {
     assert_eq!((last.id, last.status), (run, RunStatus::Running));
     assert_eq!((last.last_seq, last.first_seq), (Seq(4), Seq(1)));
     let [pending] = &snapshot.pending[..] else { panic!("one is pending") };
-    assert_eq!(pending.request, request);
+    assert_eq!((&pending.request, pending.received_at), (&request, T0.plus(77)));
     assert_eq!(pending.at, Position::new(Ordinal(1), Seq(4)));
     assert_eq!(pending.text.as_str(), script.text(Seq(4)));
 
@@ -340,7 +345,7 @@ fn an_event_that_was_cut_is_whole_by_itself() {
     let mut script = Script::new();
     script.start().event(None);
     let Some(Item::Frame(frame)) = script.items.last_mut() else { panic!("a frame") };
-    frame.whole = Some(Box::new(Whole { json: b"the whole of it".to_vec() }));
+    frame.whole = Some(Arc::new(Whole { json: b"the whole of it".to_vec() }));
     script.event(None).complete();
     script.commit(&mut writer);
     let whole = |seq| readers.event_whole(script.run, Seq(seq)).expect("readable");
@@ -364,7 +369,7 @@ fn every_guard_refuses_its_violation_also_from_raw_sql() {
     );
 
     let mut script = Script::new();
-    script.start().event(Some(Mark::PermissionOpened(RequestId("q".into()))));
+    script.start().event(Some(asked("q")));
     script.event(Some(Mark::PermissionCancelled(RequestId("q".into())))).complete();
     script.start().events(2);
     script.commit(&mut writer);
@@ -529,7 +534,7 @@ fn a_full_disk_is_typed_loses_nothing_and_passes() {
         match writer.commit(std::slice::from_ref(&batch)) {
             Ok(_) => {}
             Err(error) => {
-                assert!(matches!(error, CommitError::Retry { code: "FULL" }), "{error}");
+                assert!(matches!(error, CommitError::Retry { code: "FULL", .. }), "{error}");
                 break batch;
             }
         }
