@@ -7,6 +7,7 @@
 //!
 //! Must not know pipes, threads, the registry; no dialect knows another.
 
+pub mod claude;
 pub mod command;
 pub mod jsonl;
 
