@@ -141,6 +141,34 @@ pub const SIGTERM_MS: i64 = 3000;
 pub const LINGER_MS: i64 = 2000;
 /// After the exit, how long an escaped holder of the pipe may delay its end.
 pub const DRAIN_AFTER_EXIT_MS: i64 = 250;
+/// After the agent's exit, how long its descendants are hunted before the keeper says that some
+/// are left (a process in uninterruptible sleep cannot be killed).
+pub const SWEEP_MS: i64 = 5000;
+/// Between two looks at the processes that are still there.
+pub const SWEEP_PASS_MS: i64 = 5;
+/// A keeper whose gateway is gone waits this long for a reader of what is left, then ends.
+pub const FLUSH_WITHOUT_GATEWAY_MS: i64 = 1000;
+/// After a read that took little, how long a keeper leaves an agent's output alone, so that an
+/// agent that writes line by line does not cost a wake-up per line.
+pub const OUTPUT_GAP_MS: i64 = 1;
+/// What a keeper reads at once.
+pub const OUTPUT_READ_BYTES: usize = 64 << 10;
+/// Records that wait in a keeper for the gateway; above it the agent's output is not read.
+pub const OUTPUT_BACKLOG_BYTES: usize = 256 << 10;
+/// What the pipe between keeper and gateway should hold, where the system lets one choose.
+pub const OUTPUT_PIPE_BYTES: usize = 256 << 10;
+/// A longer stderr line is cut into records of this length.
+pub const ERR_LINE_BYTES_MAX: usize = 64 << 10;
+/// Configuration may not set `line_bytes_max` above this.
+pub const LINE_BYTES_CEILING: usize = 256 << 20;
+/// One frame of the gateway to a keeper: a launch with its environment, or a write.
+pub const CONTROL_FRAME_BYTES_MAX: usize = 32 << 20;
+/// One reply of a keeper.
+pub const REPLY_BYTES_MAX: usize = 64 << 10;
+/// Replies that wait in a keeper; above it no command is read.
+pub const REPLY_BACKLOG_BYTES: usize = 1 << 20;
+/// Numbers of refused writes that a keeper remembers.
+pub const REFUSED_WRITES_MAX: usize = 4096;
 /// No news from an agent for this long: a `status` of kind `quiet` says so.
 pub const QUIET_MS: i64 = 30_000;
 
@@ -185,5 +213,8 @@ const _: () = {
     assert!(PULL_BYTES <= WRITE_BUFFER_BYTES_MAX);
     assert!(LINE_HEAD_BYTES < LINE_BYTES_DEFAULT);
     assert!(LINE_HEAD_BYTES < EVENT_BYTES_DEFAULT);
+    assert!(LINE_BYTES_DEFAULT <= LINE_BYTES_CEILING);
+    assert!(STDIN_BYTES_MAX < CONTROL_FRAME_BYTES_MAX, "a write that is let through has a frame");
+    assert!(STDIN_BYTES_MAX < LINE_BYTES_CEILING, "its record fits a data frame as well");
     assert!(WAKE_GAP_MS < 2000, "a client expects its pong within 2 s");
 };

@@ -1,0 +1,247 @@
+//! The agent's stdin: numbered writes, in order, each answered once it is wholly written.
+//!
+//! Must not know what the bytes mean.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::AsFd;
+use std::process::ChildStdin;
+
+use rustix::io::Errno;
+
+use super::frame::{self, Body, Reply, WriteError};
+use super::outbox::Outbox;
+use crate::limits::{REFUSED_WRITES_MAX, STDIN_BYTES_MAX};
+use crate::run::id::Millis;
+
+/// What a waiting write costs beside its bytes.
+const WRITE_OVERHEAD_BYTES: usize = 64;
+
+/// The queue of writes and the pipe that they go to.
+#[derive(Debug, Default)]
+pub(super) struct Stdin {
+    pipe: Option<ChildStdin>,
+    /// Records may wait up to this sum when a write is taken.
+    records_max: usize,
+    waiting: VecDeque<Waiting>,
+    /// Bytes in `waiting`, their overhead included; at most `STDIN_BYTES_MAX` (I7).
+    bytes: usize,
+    /// Close once nothing waits.
+    close: bool,
+    /// The highest number that was taken or refused.
+    last: Option<u64>,
+    /// The highest number that was wholly written.
+    written: Option<u64>,
+    /// Numbers that were refused while the pipe was open.
+    refused: BTreeSet<u64>,
+    /// At or below this a number that was refused may be forgotten.
+    forgotten: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    n: u64,
+    bytes: Vec<u8>,
+    at: usize,
+    close: bool,
+}
+
+impl Stdin {
+    /// `lines_max` is what the agent's lines alone may come to among the records that wait.
+    pub(super) fn open(pipe: ChildStdin, lines_max: usize) -> Self {
+        let records_max = lines_max + STDIN_BYTES_MAX;
+        Self { pipe: Some(pipe), records_max, ..Self::default() }
+    }
+
+    /// The pipe, if something waits to be written to it.
+    pub(super) fn wants(&self) -> Option<&ChildStdin> {
+        self.pipe.as_ref().filter(|_| !self.waiting.is_empty())
+    }
+
+    /// Takes write number `n`, unless it has it already: then it is only answered again.
+    pub(super) fn take(
+        &mut self,
+        n: u64,
+        bytes: Vec<u8>,
+        close: bool,
+        replies: &mut Outbox,
+        records: &Outbox,
+    ) {
+        if self.last.is_some_and(|last| n <= last) {
+            return self.answer_again(n, replies);
+        }
+        self.last = Some(n);
+        if self.pipe.is_none() || self.close {
+            return reply(replies, Reply::WriteFailed { n, why: WriteError::Closed });
+        }
+        let cost = bytes.len() + WRITE_OVERHEAD_BYTES;
+        // What is written goes on to the records, which the gateway may leave alone: both count.
+        // Lines alone cannot make a write fail.
+        let sum = records.pending() + self.bytes + cost;
+        if self.bytes + cost > STDIN_BYTES_MAX || sum > self.records_max {
+            self.refuse(n);
+            return reply(replies, Reply::WriteFailed { n, why: WriteError::Full });
+        }
+        self.bytes += cost;
+        self.waiting.push_back(Waiting { n, bytes, at: 0, close });
+    }
+
+    /// Closes the pipe after what waits.
+    pub(super) fn close_after_writes(&mut self) {
+        self.close = true;
+        if self.waiting.is_empty() {
+            self.pipe = None;
+        }
+    }
+
+    /// Closes the pipe now; what waits has failed.
+    pub(super) fn close_now(&mut self, replies: &mut Outbox) {
+        self.pipe = None;
+        self.bytes = 0;
+        for waiting in self.waiting.drain(..) {
+            reply(replies, Reply::WriteFailed { n: waiting.n, why: WriteError::Closed });
+        }
+    }
+
+    /// Writes what the pipe takes.
+    pub(super) fn pump(&mut self, at: Millis, replies: &mut Outbox, records: &mut Outbox) {
+        while let (Some(pipe), Some(front)) = (&self.pipe, self.waiting.front_mut()) {
+            while front.at < front.bytes.len() {
+                match rustix::io::write(pipe.as_fd(), &front.bytes[front.at..]) {
+                    Ok(count) => front.at += count,
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => return,
+                    Err(_) => return self.close_now(replies),
+                }
+            }
+            self.finish_front(at, replies, records);
+        }
+    }
+
+    fn finish_front(&mut self, at: Millis, replies: &mut Outbox, records: &mut Outbox) {
+        let Some(Waiting { n, bytes, close, .. }) = self.waiting.pop_front() else { return };
+        self.bytes -= bytes.len() + WRITE_OVERHEAD_BYTES;
+        self.written = Some(n);
+        // The record stands before anything that the agent says in return, since its output is
+        // read by the same thread, later.
+        frame::encode_record(records.buffer(), at, Body::In { n, bytes: &bytes })
+            .expect("a write that was let through fits a record");
+        reply(replies, Reply::Written { n });
+        if close {
+            self.close_now(replies);
+        } else if self.close && self.waiting.is_empty() {
+            self.pipe = None;
+        }
+    }
+
+    fn answer_again(&self, n: u64, replies: &mut Outbox) {
+        if self.waiting.iter().any(|waiting| waiting.n == n) {
+            return;
+        }
+        let answer = if self.refused.contains(&n) {
+            Reply::WriteFailed { n, why: WriteError::Full }
+        } else if self.forgotten.is_some_and(|forgotten| n <= forgotten) {
+            // It may have been refused: to say *delivered* here could be a lie.
+            Reply::WriteFailed { n, why: WriteError::Closed }
+        } else if self.written.is_some_and(|written| n <= written) {
+            Reply::Written { n }
+        } else {
+            Reply::WriteFailed { n, why: WriteError::Closed }
+        };
+        reply(replies, answer);
+    }
+
+    fn refuse(&mut self, n: u64) {
+        self.refused.insert(n);
+        if self.refused.len() > REFUSED_WRITES_MAX {
+            self.forgotten = self.refused.pop_first();
+        }
+    }
+}
+
+fn reply(replies: &mut Outbox, reply: Reply) {
+    reply.encode(replies.buffer());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::limits;
+
+    fn said(outbox: &mut Outbox) -> Vec<Reply> {
+        let mut rest = &std::mem::take(outbox.buffer())[..];
+        let mut replies = Vec::new();
+        while let Some(frame) = frame::split(rest, limits::REPLY_BYTES_MAX).expect("a frame") {
+            replies.push(Reply::decode(frame).expect("a reply"));
+            rest = &rest[frame.bytes..];
+        }
+        replies
+    }
+
+    /// A pipe that nobody reads: a `sleep` that ends when it is killed.
+    fn sleeper() -> (std::process::Child, Stdin) {
+        let mut child =
+            Command::new("sleep").arg("1000").stdin(Stdio::piped()).spawn().expect("sleep");
+        let pipe = child.stdin.take().expect("piped");
+        rustix::io::ioctl_fionbio(&pipe, true).expect("nonblocking");
+        (child, Stdin::open(pipe, 0))
+    }
+
+    #[test]
+    fn a_number_is_written_once_and_answered_each_time() {
+        let (mut child, mut stdin) = sleeper();
+        let (mut replies, mut records) = (Outbox::default(), Outbox::default());
+        for n in [5, 5, 9, 5] {
+            stdin.take(n, b"x\n".to_vec(), false, &mut replies, &records);
+            stdin.pump(Millis(0), &mut replies, &mut records);
+        }
+        let written = |n| Reply::Written { n };
+        assert_eq!(said(&mut replies), [written(5), written(5), written(9), written(5)]);
+        let in_bytes = records.pending();
+        stdin.take(9, b"again\n".to_vec(), false, &mut replies, &records);
+        stdin.pump(Millis(0), &mut replies, &mut records);
+        assert_eq!(records.pending(), in_bytes, "a duplicate leaves no record");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+
+    #[test]
+    fn what_is_over_the_bound_is_refused_and_stays_refused() {
+        let (mut child, mut stdin) = sleeper();
+        let (mut replies, mut records) = (Outbox::default(), Outbox::default());
+        let half = STDIN_BYTES_MAX / 2 + 1;
+        let full = |n| Reply::WriteFailed { n, why: WriteError::Full };
+        stdin.take(1, vec![b'x'; half], false, &mut replies, &records);
+        stdin.take(2, vec![b'x'; half], false, &mut replies, &records);
+        stdin.take(3, b"short\n".to_vec(), false, &mut replies, &records);
+        stdin.pump(Millis(0), &mut replies, &mut records);
+        assert_eq!(said(&mut replies), [full(2)], "1 and 3 wait");
+        stdin.take(2, vec![b'x'; half], false, &mut replies, &records);
+        stdin.take(3, b"short\n".to_vec(), false, &mut replies, &records);
+        assert_eq!(said(&mut replies), [full(2)], "what waits is answered when it is written");
+        let closed = |n| Reply::WriteFailed { n, why: WriteError::Closed };
+        stdin.close_now(&mut replies);
+        stdin.take(4, b"late\n".to_vec(), false, &mut replies, &records);
+        stdin.take(3, b"short\n".to_vec(), false, &mut replies, &records);
+        assert_eq!(said(&mut replies), [closed(1), closed(3), closed(4), closed(3)]);
+        assert_eq!(records.pending(), 0);
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+
+    #[test]
+    fn a_close_comes_after_the_writes_before_it_and_fails_those_after() {
+        let (mut child, mut stdin) = sleeper();
+        let (mut replies, mut records) = (Outbox::default(), Outbox::default());
+        stdin.take(1, b"last\n".to_vec(), false, &mut replies, &records);
+        stdin.close_after_writes();
+        stdin.take(2, b"late\n".to_vec(), false, &mut replies, &records);
+        stdin.pump(Millis(0), &mut replies, &mut records);
+        assert!(stdin.pipe.is_none());
+        let closed = Reply::WriteFailed { n: 2, why: WriteError::Closed };
+        assert_eq!(said(&mut replies), [closed, Reply::Written { n: 1 }]);
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+}
