@@ -113,6 +113,13 @@ pub const BALLAST_BYTES: u64 = 4 << 20;
 /// Between two tries of a commit that failed for want of room or a lock.
 pub const STORE_RETRY_MS: i64 = 250;
 
+/// Between two looks for something that retention may take.
+pub const RETENTION_PAUSE_MS: i64 = 1000;
+/// How long a start waits for the ends of the last gateway's runs to be durable.
+pub const RECOVER_MS: i64 = 5000;
+/// Between two looks at something that has no wake of its own.
+pub const LOOK_AGAIN_MS: i64 = 5;
+
 /// Open tool calls and permission requests of one session (I7).
 pub const OPEN_ITEMS_MAX: usize = 1024;
 /// An id that a `jsonl` agent gives a tool call, a permission request or a conversation.

@@ -29,6 +29,19 @@ pub struct Record {
     pub body: RecordBody,
 }
 
+impl Record {
+    /// What it weighs in memory, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let content = match &self.body {
+            RecordBody::Out(bytes) | RecordBody::Err(bytes) | RecordBody::In { bytes, .. } => bytes,
+            RecordBody::OutCapped { head, .. } => head,
+            RecordBody::Exit(_) => return size_of::<Self>(),
+        };
+        size_of::<Self>() + content.len()
+    }
+}
+
 /// The kinds of record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecordBody {

@@ -7,10 +7,18 @@
 mod broadcast;
 mod budget;
 mod compose;
+#[cfg(not(any(loom, shuttle)))]
+mod crew;
+#[cfg(not(any(loom, shuttle)))]
+mod disk;
+#[cfg(not(any(loom, shuttle)))]
+mod engine;
 mod feed;
 mod persist;
 mod session;
 mod shelf;
+#[cfg(not(any(loom, shuttle)))]
+mod worker;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -33,6 +41,12 @@ use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
 pub use broadcast::{Announced, AnnouncementCursor, Broadcasts, Mode, StoreState};
 pub use budget::Budget;
 pub use compose::{Composer, cancelled, end, synthetic_result};
+#[cfg(not(any(loom, shuttle)))]
+pub use crew::Workers;
+#[cfg(not(any(loom, shuttle)))]
+pub use disk::{Reading, Writing};
+#[cfg(not(any(loom, shuttle)))]
+pub use engine::{Engine, EngineError, Fatal};
 pub use feed::{From, Read, SubscribeError, Subscribed, Target};
 pub use persist::{Persist, Round};
 pub use session::{

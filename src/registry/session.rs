@@ -368,6 +368,24 @@ impl Session {
         }
     }
 
+    /// Whether a permission request waits for its answer.
+    #[must_use]
+    pub fn is_open(&self, request: &RequestId) -> bool {
+        let inner = self.inner.lock();
+        let permission = inner.runs.permission(request);
+        permission.is_some_and(|permission| permission.state == PermissionState::Open)
+    }
+
+    /// Who answered a permission request, if somebody did.
+    #[must_use]
+    pub fn answered_by(&self, request: &RequestId) -> Option<By> {
+        let inner = self.inner.lock();
+        match &inner.runs.permission(request)?.state {
+            PermissionState::Answered { by, .. } => Some(by.clone()),
+            _ => None,
+        }
+    }
+
     /// The worker of `run` is awake from now on.
     pub fn attach_worker(&self, run: RunId, waker: Waker) {
         self.inner.lock().worker = Some((run, waker));
@@ -512,6 +530,12 @@ impl Session {
     /// What comes after a cursor, as far as memory has it.
     pub fn read(&self, cursor: Position, budget: usize, waker: &Waker) -> Read {
         self.inner.lock().log.read(cursor, budget, waker)
+    }
+
+    /// Whether something waits for the store.
+    #[must_use]
+    pub fn has_undurable(&self) -> bool {
+        self.inner.lock().log.has_undurable()
     }
 
     /// What the store is to commit next.

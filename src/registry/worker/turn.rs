@@ -1,0 +1,337 @@
+//! One run's turn as the worker folds it: records in, events out, with what each changes.
+//!
+//! Pure but for the clock that is passed in. Must not know threads, channels or locks.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::limits;
+use crate::provider::{Adapter, Ending, Exit, Origin, Output, Record, RecordBody, Write};
+use crate::registry::{request_id, synthetic_result};
+use crate::run::change::Mark;
+use crate::run::event::{CancelReason, Custom, ErrorSource, Event};
+use crate::run::id::{Millis, NativeId, RequestId, RunId};
+
+/// An event that waits to be appended.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Staged {
+    pub(super) at: Millis,
+    pub(super) event: Event,
+    pub(super) mark: Option<Mark>,
+    /// Only if this request still waits for its answer when the event is appended.
+    pub(super) if_open: Option<RequestId>,
+}
+
+/// What a fold asks of the worker beside events.
+#[derive(Debug, PartialEq)]
+pub(super) enum Effect {
+    /// An automatic reply to the agent.
+    Reply(Write),
+    /// The agent named its conversation.
+    Native(NativeId),
+    /// The run's turn is over.
+    TurnEnded(Ending),
+    /// The process has ended, and everything that it said came before.
+    Exited(Exit),
+}
+
+/// The state of a run's turn.
+#[derive(Debug)]
+pub(super) struct Turn {
+    run: RunId,
+    adapter: Adapter,
+    origin: Origin,
+    /// Tool calls without a result, oldest first, and those that had one.
+    open_tools: VecDeque<String>,
+    closed_tools: BTreeSet<String>,
+    open_requests: VecDeque<RequestId>,
+    /// The end of what the agent wrote to stderr.
+    stderr: Vec<u8>,
+    /// What the agent did after its run's end: counted, not logged.
+    pub(super) late_events: u64,
+}
+
+impl Turn {
+    pub(super) const fn new(run: RunId, adapter: Adapter) -> Self {
+        Self {
+            run,
+            adapter,
+            origin: Origin::User,
+            open_tools: VecDeque::new(),
+            closed_tools: BTreeSet::new(),
+            open_requests: VecDeque::new(),
+            stderr: Vec::new(),
+            late_events: 0,
+        }
+    }
+
+    pub(super) const fn adapter(&self) -> &Adapter {
+        &self.adapter
+    }
+
+    /// Whether a person's answer is waited for.
+    pub(super) fn waits(&self) -> bool {
+        !self.open_requests.is_empty()
+    }
+
+    /// An answer was given: the request waits no longer.
+    pub(super) fn answered(&mut self, request: &RequestId) {
+        self.open_requests.retain(|open| open != request);
+    }
+
+    /// Folds one record: events are added to `staged`, the rest is given back. What follows the
+    /// turn's end in the same record stays out of the log.
+    pub(super) fn fold(&mut self, record: &Record, staged: &mut Vec<Staged>) -> Vec<Effect> {
+        if let RecordBody::Err(line) = &record.body {
+            self.keep_stderr(line);
+        }
+        let mut effects = Vec::new();
+        let mut ended = false;
+        for output in self.adapter.fold(record) {
+            match output {
+                Output::TurnStarted(origin) => self.origin = origin,
+                Output::Event(_) | Output::PermissionGone { .. } if ended => self.late_events += 1,
+                Output::Event(event) => self.stage(record.at, event, staged),
+                Output::PermissionGone { request_id, reason } => {
+                    self.withdraw(record.at, &request_id, reason, staged);
+                }
+                Output::NativeId(id) => effects.push(Effect::Native(NativeId(id))),
+                Output::Write(write) => effects.push(Effect::Reply(write)),
+                // Only the terminal of its own turn completes a run.
+                Output::TurnEnded(ending) if self.origin == Origin::User => {
+                    ended = true;
+                    effects.push(Effect::TurnEnded(ending));
+                }
+                Output::TurnEnded(_) => self.origin = Origin::User,
+            }
+        }
+        if let RecordBody::Exit(exit) = record.body {
+            effects.push(Effect::Exited(exit));
+        }
+        effects
+    }
+
+    /// The run is over: counts what the agent still says.
+    pub(super) fn fold_late(&mut self, record: &Record) {
+        let outputs = self.adapter.fold(record);
+        let events = outputs.iter().filter(|output| matches!(output, Output::Event(_)));
+        self.late_events += events.count() as u64;
+    }
+
+    /// The end of what the agent wrote to stderr, without terminal escapes; `None` if nothing.
+    pub(super) fn stderr_tail(&self) -> Option<String> {
+        let text = strip_escapes(&String::from_utf8_lossy(&self.stderr));
+        let text = text.trim();
+        (!text.is_empty()).then(|| text.to_owned())
+    }
+
+    fn stage(&mut self, at: Millis, mut event: Event, staged: &mut Vec<Staged>) {
+        let mark = match &mut event {
+            Event::ToolUse(tool) => self.open_tool(at, &tool.tool_id, staged),
+            Event::ToolResult(result) => self.close_tool(&result.tool_id),
+            Event::Custom(custom) => match (custom.kind.as_str(), tool_of(custom)) {
+                ("tool_use", Some(tool)) => self.open_tool(at, &tool, staged),
+                ("tool_result", Some(tool)) => self.close_tool(&tool),
+                _ => None,
+            },
+            Event::PermissionRequest(request) => {
+                let id = request_id(self.run, &request.request_id);
+                request.request_id.clone_from(&id.0);
+                self.open_request(at, &id, staged)
+            }
+            _ => None,
+        };
+        staged.push(Staged { at, event, mark, if_open: None });
+    }
+
+    fn open_tool(&mut self, at: Millis, tool: &str, staged: &mut Vec<Staged>) -> Option<Mark> {
+        let known = self.closed_tools.contains(tool) || self.open_tools.iter().any(|t| t == tool);
+        if known {
+            return None;
+        }
+        if self.open_tools.len() >= limits::OPEN_ITEMS_MAX
+            && let Some(oldest) = self.open_tools.pop_front()
+        {
+            let content = "Too many tool calls are open at once; this one is no longer followed.";
+            let mark = self.forget_tool(&oldest);
+            let event = synthetic_result(&oldest, content);
+            staged.push(Staged { at, event, mark, if_open: None });
+        }
+        self.open_tools.push_back(tool.to_owned());
+        Some(Mark::ToolOpened(tool.to_owned()))
+    }
+
+    fn close_tool(&mut self, tool: &str) -> Option<Mark> {
+        let before = self.open_tools.len();
+        self.open_tools.retain(|open| open != tool);
+        (self.open_tools.len() < before).then(|| self.forget_tool(tool)).flatten()
+    }
+
+    fn forget_tool(&mut self, tool: &str) -> Option<Mark> {
+        // Enough to tell a late refinement from a new call; the ids are not kept for ever.
+        if self.closed_tools.len() >= limits::OPEN_ITEMS_MAX {
+            self.closed_tools.pop_first();
+        }
+        self.closed_tools.insert(tool.to_owned());
+        Some(Mark::ToolClosed(tool.to_owned()))
+    }
+
+    fn open_request(
+        &mut self,
+        at: Millis,
+        id: &RequestId,
+        staged: &mut Vec<Staged>,
+    ) -> Option<Mark> {
+        if self.open_requests.contains(id) {
+            return None;
+        }
+        if self.open_requests.len() >= limits::OPEN_ITEMS_MAX
+            && let Some(oldest) = self.open_requests.pop_front()
+        {
+            staged.push(withdrawn(at, oldest, CancelReason::Withdrawn));
+        }
+        self.open_requests.push_back(id.clone());
+        Some(Mark::PermissionOpened { request: id.clone(), received_at: at })
+    }
+
+    fn withdraw(
+        &mut self,
+        at: Millis,
+        of_agent: &str,
+        reason: CancelReason,
+        staged: &mut Vec<Staged>,
+    ) {
+        let id = request_id(self.run, of_agent);
+        let before = self.open_requests.len();
+        self.answered(&id);
+        if self.open_requests.len() < before {
+            staged.push(withdrawn(at, id, reason));
+        }
+    }
+
+    fn keep_stderr(&mut self, line: &[u8]) {
+        let keep = &line[line.len().saturating_sub(limits::STDERR_TAIL_BYTES)..];
+        self.stderr.extend_from_slice(keep);
+        self.stderr.push(b'\n');
+        let excess = self.stderr.len().saturating_sub(limits::STDERR_TAIL_BYTES);
+        self.stderr.drain(..excess);
+    }
+}
+
+/// `permission_cancelled`, unless somebody was faster to answer.
+fn withdrawn(at: Millis, request: RequestId, reason: CancelReason) -> Staged {
+    Staged {
+        at,
+        event: crate::registry::cancelled(&request, reason),
+        mark: Some(Mark::PermissionCancelled(request.clone())),
+        if_open: Some(request),
+    }
+}
+
+/// An `error` event of the gateway's.
+pub(super) fn gateway_error(content: impl Into<String>) -> Event {
+    Event::Error {
+        content: content.into(),
+        code: None,
+        source: ErrorSource::Gateway,
+        parent_tool_id: None,
+    }
+}
+
+fn tool_of(custom: &Custom) -> Option<String> {
+    custom.fields.get("toolId")?.as_str().map(str::to_owned)
+}
+
+/// Takes colours and cursor movements (CSI and OSC sequences) out of a text.
+fn strip_escapes(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        if character != '\u{1b}' {
+            plain.push(character);
+            continue;
+        }
+        match characters.next() {
+            Some('[') => while characters.next().is_some_and(|c| !('@'..='~').contains(&c)) {},
+            Some(']') => while characters.next().is_some_and(|c| c != '\u{7}') {},
+            _ => {}
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::Kind;
+
+    fn turn() -> Turn {
+        Turn::new(RunId::from_u128(7), Adapter::new(Kind::Jsonl))
+    }
+
+    fn out(line: &str) -> Record {
+        Record { at: Millis(1), body: RecordBody::Out(line.as_bytes().to_vec()) }
+    }
+
+    fn marks(turn: &mut Turn, lines: &[&str]) -> Vec<Option<Mark>> {
+        let mut staged = Vec::new();
+        for line in lines {
+            turn.fold(&out(line), &mut staged);
+        }
+        staged.into_iter().map(|staged| staged.mark).collect()
+    }
+
+    #[test]
+    fn a_tool_call_opens_once_and_closes_once() {
+        let lines = [
+            r#"{"kind":"tool_use","toolId":"t1","toolName":"Bash"}"#,
+            r#"{"kind":"tool_use","toolId":"t1","toolName":"Bash","title":"refined"}"#,
+            r#"{"kind":"tool_result","toolId":"t1"}"#,
+            r#"{"kind":"tool_result","toolId":"t1"}"#,
+            r#"{"kind":"tool_use","toolId":"t1"}"#,
+        ];
+        let opened = Some(Mark::ToolOpened("t1".into()));
+        let closed = Some(Mark::ToolClosed("t1".into()));
+        assert_eq!(marks(&mut turn(), &lines), [opened, None, closed, None, None]);
+    }
+
+    #[test]
+    fn too_many_open_tools_close_the_oldest() {
+        let mut turn = turn();
+        let mut staged = Vec::new();
+        for n in 0..=limits::OPEN_ITEMS_MAX {
+            let line = format!(r#"{{"kind":"tool_use","toolId":"t{n}"}}"#);
+            turn.fold(&out(&line), &mut staged);
+        }
+        let closed: Vec<_> =
+            staged.iter().filter(|s| s.mark == Some(Mark::ToolClosed("t0".into()))).collect();
+        assert_eq!(closed.len(), 1);
+        assert_eq!(turn.open_tools.len(), limits::OPEN_ITEMS_MAX);
+    }
+
+    #[test]
+    fn requests_get_a_prefix_and_wait_until_they_are_answered() {
+        let mut turn = turn();
+        let mut staged = Vec::new();
+        let line = r#"{"kind":"permission_request","requestId":"r","toolName":"x","input":{}}"#;
+        turn.fold(&out(line), &mut staged);
+        let id = request_id(RunId::from_u128(7), "r");
+        let Event::PermissionRequest(request) = &staged[0].event else { panic!("{staged:?}") };
+        assert_eq!(request.request_id, id.0);
+        assert!(turn.waits());
+        turn.answered(&id);
+        assert!(!turn.waits());
+    }
+
+    #[test]
+    fn the_stderr_tail_is_bounded_and_plain() {
+        let mut turn = turn();
+        assert_eq!(turn.stderr_tail(), None);
+        for n in 0..10_000 {
+            let line = format!("\u{1b}[31mline {n}\u{1b}[0m").into_bytes();
+            turn.fold(&Record { at: Millis(1), body: RecordBody::Err(line) }, &mut Vec::new());
+        }
+        let tail = turn.stderr_tail().expect("a tail");
+        assert!(tail.len() <= limits::STDERR_TAIL_BYTES && tail.ends_with("line 9999"), "{tail}");
+        assert!(!tail.contains('\u{1b}'));
+    }
+}
