@@ -38,7 +38,7 @@ const QUESTIONS: &[(&str, &str)] = &[
         "I1",
         "SELECT s.sid, r.rid, printf('%s with %d complete', r.state, count(e.seq)) \
          FROM run r JOIN session s ON s.id = r.session \
-         LEFT JOIN event e ON e.run = r.id AND e.complete IS NOT NULL \
+         LEFT JOIN event e ON e.run = r.id AND e.complete = 1 \
          WHERE r.pruned_ms IS NULL GROUP BY r.id \
          HAVING count(e.seq) <> (r.state = 'completed')",
     ),
@@ -46,7 +46,7 @@ const QUESTIONS: &[(&str, &str)] = &[
         "I3",
         "SELECT s.sid, r.rid, printf('complete at %d, last_seq %d', e.seq, r.last_seq) \
          FROM event e JOIN run r ON r.id = e.run JOIN session s ON s.id = r.session \
-         WHERE e.complete IS NOT NULL AND r.pruned_ms IS NULL AND e.seq <> r.last_seq",
+         WHERE e.complete = 1 AND r.pruned_ms IS NULL AND e.seq <> r.last_seq",
     ),
     (
         "I5",
