@@ -10,6 +10,7 @@ pub(crate) mod checker;
 pub(crate) mod client;
 pub(crate) mod gateway;
 pub(crate) mod process;
+mod selftest;
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,122 @@
+//! The harness itself: a checker that lets everything pass proves nothing.
+
+use std::io::{BufRead, BufReader, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use super::process::{alive, mentioning};
+use super::{Checker, Frame, Hub, Ledger, eventually};
+
+fn frame(kind: &str, run: &str, seq: u64) -> Frame {
+    let json = json!({"kind": kind, "sessionId": "s", "runId": run, "seq": seq});
+    Frame::parse(&json.to_string())
+}
+
+/// What the checker says to these frames; `None` if it has nothing against them.
+fn verdict(begin: impl Fn(&mut Checker), frames: &[(&str, &str, u64)]) -> Option<String> {
+    let checked = catch_unwind(AssertUnwindSafe(|| {
+        let mut checker = Checker::new();
+        begin(&mut checker);
+        frames.iter().for_each(|(kind, run, seq)| checker.see(&frame(kind, run, *seq)));
+    }));
+    let panic = checked.err()?;
+    let text = panic.downcast_ref::<String>().cloned();
+    Some(text.unwrap_or_else(|| panic.downcast_ref::<&str>().copied().unwrap_or("?").to_owned()))
+}
+
+#[test]
+fn the_checker_knows_good_streams() {
+    let whole = [
+        ("run_started", "r1", 0),
+        ("text", "r1", 1),
+        ("complete", "r1", 2),
+        ("run_started", "r2", 0),
+        ("complete", "r2", 1),
+    ];
+    assert_eq!(verdict(|_| {}, &whole), None);
+    assert_eq!(verdict(|c| c.from_cursor("s", "r1", 0), &whole[1..]), None);
+    assert_eq!(verdict(|c| c.from_cursor("s", "r1", 2), &whole[3..]), None);
+    assert_eq!(verdict(|c| c.from_anywhere("s"), &whole[2..]), None);
+}
+
+#[test]
+fn the_checker_finds_each_kind_of_harm() {
+    let head = ("run_started", "r1", 0);
+    let cases: [(&str, Vec<(&str, &str, u64)>); 9] = [
+        ("I4", vec![("text", "r1", 1)]),
+        ("I2", vec![head, ("text", "r1", 2)]),
+        ("I2", vec![head, ("text", "r1", 1), ("text", "r1", 1)]),
+        ("I2", vec![head, ("text", "r1", 1), ("text", "r1", 3)]),
+        ("I3", vec![head, ("complete", "r1", 1), ("text", "r1", 2)]),
+        ("I3", vec![head, ("complete", "r1", 1), ("complete", "r1", 2)]),
+        ("I3", vec![head, ("text", "r1", 1), ("run_started", "r2", 0)]),
+        ("I4", vec![head, ("complete", "r1", 1), ("text", "r2", 1)]),
+        (
+            "I1",
+            vec![
+                head,
+                ("complete", "r1", 1),
+                ("run_started", "r2", 0),
+                ("complete", "r2", 1),
+                ("run_started", "r1", 0),
+            ],
+        ),
+    ];
+    for (invariant, frames) in cases {
+        let said = verdict(|_| {}, &frames).unwrap_or_else(|| panic!("{frames:?} passed"));
+        assert!(said.contains(invariant), "{frames:?}: {said}");
+    }
+    assert!(verdict(|c| c.from_cursor("s", "r1", 3), &[("text", "r1", 5)]).is_some());
+}
+
+#[test]
+fn the_ledger_finds_other_bytes_and_losses() {
+    let mut one = Ledger::new();
+    one.see(&frame("text", "r1", 1));
+    let other = catch_unwind(AssertUnwindSafe(|| one.clone().see(&frame("error", "r1", 1))));
+    assert!(other.is_err(), "other bytes at one position");
+    let lost = catch_unwind(|| one.is_within(&Ledger::new()));
+    assert!(lost.is_err(), "a loss");
+    one.is_within(&one.clone());
+}
+
+#[test]
+fn the_scripted_agent_does_as_it_is_told() {
+    let root = tempfile::tempdir().expect("a temp dir");
+    let hub = Hub::new(root.path().join("agents.sock"));
+    let argv = hub.argv("a");
+    let mut child = Command::new(&argv[0])
+        .args(&argv[1..])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut stdin = child.stdin.take().expect("piped");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut line = || lines.next().expect("a line").expect("readable");
+    stdin.write_all(b"{\"type\":\"prompt\",\"content\":\"hi\"}\n").expect("it reads");
+    let (agent, _) = hub.prompted("a", "hi");
+    assert_eq!(agent.pid(), child.id());
+    agent.say("hello");
+    assert_eq!(line(), r#"{"content":"hello","kind":"text"}"#);
+    agent.emit_long("<", 'y', 10_000, ">");
+    assert_eq!(line().len(), 10_002);
+    agent.flood(3, 100, "e");
+    assert!(line().contains("\"e0\"") && line().contains("\"e1\"") && line().contains("\"e2\""));
+    agent.ignore_signals();
+    agent.kill(15);
+    agent.wait_signal(15);
+    let grandchild = agent.escape();
+    assert!(alive(grandchild.pid()) && alive(agent.pid()));
+    assert_eq!(mentioning(root.path(), &[]).len(), 2);
+    agent.policy(&["bye".into()], Some(7), None);
+    stdin.write_all(b"{\"type\":\"abort\"}\n").expect("it reads");
+    agent.wait_gone();
+    assert_eq!(line(), "bye");
+    assert_eq!(child.wait().expect("it ends").code(), Some(7));
+    assert!(alive(grandchild.pid()), "it outlives its parent");
+    drop(hub);
+    eventually("the end of the test ends it", || (!alive(grandchild.pid())).then_some(()));
+}
