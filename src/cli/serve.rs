@@ -1,0 +1,249 @@
+//! `reattach serve`: configuration, then the engine, then the server, then signals.
+//!
+//! Must not know what happens in a request or in a run.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded, select};
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::cli::args::{OnStop, ServeArgs};
+use crate::cli::config::{Config, ConfigError, Flags, World};
+use crate::cli::exit::Exit;
+use crate::registry::{Engine, EngineError, Fatal};
+use crate::run::id::Millis;
+use crate::server::{Server, ServerConfig};
+use crate::store::{OpenError, OpenOptions};
+
+/// The file by which the other commands find a server: the object of `--json`.
+pub const SERVER_FILE: &str = "server.json";
+
+/// Serves until a signal, and says how it went.
+#[must_use]
+pub fn serve(args: &ServeArgs) -> ExitCode {
+    start_logging();
+    match run(args) {
+        Ok(()) => Exit::Ok.into(),
+        Err(failed) => {
+            // What went wrong is the last thing on stderr, whether or not logs are shown.
+            eprintln!("reattach: {failed}");
+            failed.exit().into()
+        }
+    }
+}
+
+/// What `--json` prints and `server.json` holds.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Running<'a> {
+    url: String,
+    port: u16,
+    pid: u32,
+    data_dir: &'a Path,
+    version: &'static str,
+}
+
+/// Why the server did not start, or did not stop in order.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(
+        "--on-stop keep: agents cannot outlive the gateway in this version; use --on-stop abort"
+    )]
+    Keep,
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("cannot listen on {bind}: {source}; choose another with --bind ADDR:PORT")]
+    Listen { bind: std::net::SocketAddr, source: io::Error },
+    #[error("cannot write {}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    #[error("not everything ended within `timeouts.drain`; the next start finishes it")]
+    Drain,
+}
+
+impl Failed {
+    const fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) | Self::Keep => Exit::Configuration,
+            Self::Engine(EngineError::Open(OpenError::Sqlite { .. }))
+            | Self::Engine(_)
+            | Self::Fatal(_)
+            | Self::Drain => Exit::Data,
+            Self::Listen { .. } | Self::File { .. } | Self::Io(_) => Exit::Failure,
+        }
+    }
+}
+
+fn run(args: &ServeArgs) -> Result<(), Failed> {
+    let world = World::current()?;
+    let flags = Flags {
+        config: args.config.clone(),
+        bind: args.bind.clone(),
+        no_auth: args.no_auth,
+        behind_proxy: args.behind_proxy,
+        insecure_http: args.insecure_http,
+    };
+    let config = Config::load(&flags, &world)?;
+    if args.on_stop == Some(OnStop::Keep) {
+        return Err(Failed::Keep);
+    }
+    let signals = watch_signals()?;
+    let data_dir = match &args.data_dir {
+        Some(dir) => std::path::absolute(dir)?,
+        None => world.data_dir()?,
+    };
+    let engine =
+        Engine::open(&data_dir, &config.limits, config.providers.clone(), &open_options())?;
+    let server = Server::start(server_config(&config, &data_dir), &engine)
+        .map_err(|source| Failed::Listen { bind: config.server.bind, source })?;
+    let file = data_dir.join(SERVER_FILE);
+    announce(args, &config, &data_dir, &file, &server)?;
+    let ended = watch(&engine, &signals);
+    // It may be gone already; a stale one names a process that is no more.
+    drop(std::fs::remove_file(&file));
+    match ended {
+        Ended::Signal => stop(engine, server, config.limits.drain_ms),
+        Ended::Fatal(error) => Err(Fatal(error).into()),
+    }
+}
+
+enum Ended {
+    Signal,
+    Fatal(String),
+}
+
+/// Serves until a signal or the end of the store, and takes out of memory what is due.
+fn watch(engine: &Engine, signals: &Receiver<i32>) -> Ended {
+    loop {
+        let next = engine.registry().evict(Millis::now());
+        let pause = next.map_or(EVICT_PAUSE, |at| {
+            let wait = u64::try_from(at.0 - Millis::now().0).unwrap_or(0);
+            Duration::from_millis(wait).clamp(EVICT_PAUSE_MIN, EVICT_PAUSE)
+        });
+        select! {
+            recv(signals) -> _ => return Ended::Signal,
+            recv(engine.fatal()) -> error => {
+                return Ended::Fatal(error.unwrap_or_else(|_| "the store thread ended".into()));
+            }
+            default(pause) => {}
+        }
+    }
+}
+
+/// Drains: nothing new starts, runs are aborted, subscribers get their last frames, the store
+/// commits; all within `drain_ms`.
+fn stop(engine: Engine, server: Server, drain_ms: i64) -> Result<(), Failed> {
+    let deadline = Instant::now() + Duration::from_millis(drain_ms.unsigned_abs());
+    tracing::info!("stopping: runs are aborted, clients drain");
+    let all_ended = engine.abort_all(deadline);
+    let all_left = server.stop(deadline);
+    engine.close()?;
+    if all_ended && all_left { Ok(()) } else { Err(Failed::Drain) }
+}
+
+fn announce(
+    args: &ServeArgs,
+    config: &Config,
+    data_dir: &Path,
+    file: &Path,
+    server: &Server,
+) -> Result<(), Failed> {
+    let address = server.local_addr();
+    let running = Running {
+        url: format!("http://{address}"),
+        port: address.port(),
+        pid: std::process::id(),
+        data_dir,
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    let json = serde_json::to_string(&running).map_err(io::Error::other)?;
+    write_private(file, json.as_bytes())
+        .map_err(|source| Failed::File { path: file.to_owned(), source })?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{json}")?;
+    } else {
+        writeln!(out, "reattach {} listens on {}", running.version, running.url)?;
+        if !config.server.public_url.is_empty() {
+            writeln!(out, "browsers reach it at {}", config.server.public_url)?;
+        }
+        if config.server.no_auth {
+            writeln!(out, "nobody is asked for a token (--no-auth)")?;
+        } else {
+            writeln!(out, "the token that the page asks for: {}", data_dir.join("token").display())?;
+        }
+    }
+    Ok(out.flush()?)
+}
+
+fn server_config(config: &Config, data_dir: &Path) -> ServerConfig {
+    ServerConfig {
+        bind: config.server.bind,
+        public_url: config.server.public_url.clone(),
+        allowed_hosts: config.server.allowed_hosts.clone(),
+        project_roots: config.server.project_roots.clone(),
+        no_auth: config.server.no_auth,
+        data_dir: data_dir.to_owned(),
+        limits: config.limits.clone(),
+        providers: config.providers.keys().cloned().collect(),
+    }
+}
+
+/// A second signal does not wait for the first one's drain.
+fn watch_signals() -> io::Result<Receiver<i32>> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let (seen, received) = bounded(1);
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            if seen.try_send(signal).is_err() {
+                #[allow(clippy::exit, reason = "that is what a second signal asks for")]
+                std::process::exit(128 + signal);
+            }
+        }
+    })?;
+    Ok(received)
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let fresh = path.with_extension("new");
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(bytes)?;
+    std::fs::rename(&fresh, path)
+}
+
+/// `REATTACH_TEST_MAX_PAGE_COUNT` fills the disk at that many pages: for tests of the failure.
+fn open_options() -> OpenOptions {
+    let max_page_count =
+        std::env::var("REATTACH_TEST_MAX_PAGE_COUNT").ok().and_then(|pages| pages.parse().ok());
+    OpenOptions { max_page_count, ..OpenOptions::default() }
+}
+
+fn start_logging() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("REATTACH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let started = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .try_init();
+    if let Err(error) = started {
+        eprintln!("reattach: logs are not shown: {error}");
+    }
+}
+
+/// Between two looks for what may leave memory.
+const EVICT_PAUSE: Duration = Duration::from_secs(1);
+/// However much is due.
+const EVICT_PAUSE_MIN: Duration = Duration::from_millis(10);
