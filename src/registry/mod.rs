@@ -420,9 +420,14 @@ impl Registry {
             let job = match crew.prepare(&session.row(), &prompt.content, &prompt.options) {
                 Ok(job) => job,
                 // A duplicate is answered even if its provider is gone by now.
-                Err(refusal) => {
-                    return self.known(&session, &prompt, hash).unwrap_or(Err(refusal));
-                }
+                Err(refusal) => match session.would_begin(prompt.client_message_id.as_ref()) {
+                    Some(Begun::Duplicate { run, hash: earlier, ticket }) => {
+                        let pending = Pending(Some((session.clone(), ticket)));
+                        return self.duplicate(&session, run, earlier == hash, pending);
+                    }
+                    Some(Begun::Ended(EndOfSession::Evicted)) => continue,
+                    _ => return Err(refusal),
+                },
             };
             let permit = self.permit();
             let run = RunId::random();
@@ -507,7 +512,11 @@ impl Registry {
                 pending: Pending(Some((session, ticket))),
             }),
             Answered::Already => Err(already()),
-            Answered::Unknown => Err(unknown()),
+            // Memory forgets what is settled; the disk does not.
+            Answered::Unknown => {
+                let asked = self.shelf.permission(request)?.is_some();
+                Err(if asked { already() } else { unknown() })
+            }
         }
     }
 
@@ -604,12 +613,14 @@ impl Registry {
         }
     }
 
-    /// Forgets all that memory holds and is durable, whoever watches. For tests.
+    /// Forgets all sessions that are durable and without a running run, whoever watches. For
+    /// tests.
     pub fn clear(&self) {
-        let mut map = self.map.lock();
-        map.sessions.clear();
-        map.natives.clear();
-        map.departures += 1;
+        for session in self.loaded() {
+            if session.is_at_rest() {
+                self.remove(session.id());
+            }
+        }
     }
 
     /// Sessions in memory.
@@ -654,12 +665,24 @@ impl Registry {
         }
     }
 
-    /// Takes a session whose deletion is on disk out of memory.
+    /// Takes a session out of memory, whoever reads it: its deletion is on disk, or the store
+    /// will not have it.
     pub(crate) fn remove(&self, id: SessionId) {
-        let mut map = self.map.lock();
-        map.sessions.remove(&id);
-        map.natives.retain(|_, owner| *owner != id);
-        map.departures += 1;
+        let wakes = {
+            let mut map = self.map.lock();
+            map.natives.retain(|_, owner| *owner != id);
+            map.departures += 1;
+            // Under the map's lock, so that nothing begins in what is no longer found.
+            map.sessions.remove(&id).map(|session| session.depart())
+        };
+        if let Some(wakes) = wakes {
+            wakes.wake();
+        }
+    }
+
+    /// A session as the disk has it.
+    pub(crate) fn on_disk(&self, id: SessionId) -> Result<Option<Loaded>, ShelfError> {
+        self.shelf.session(id)
     }
 
     fn find(&self, id: SessionId) -> Result<Arc<Session>, Refusal> {
@@ -697,22 +720,20 @@ impl Registry {
 
     /// Begins a run under the map's lock, so that nothing begins once the server stops (I14).
     fn begin(&self, session: &Session, begin: Begin, free: bool) -> Result<Begun, Refusal> {
+        let refusal = if free { self.check_store().err() } else { Some(busy()) };
         let map = self.map.lock();
         if map.closing {
             return Ok(Begun::Ended(EndOfSession::Closing));
         }
-        let store = self.check_store();
-        if free && store.is_ok() {
-            let begun = session.begin(begin);
+        if let Some(refusal) = refusal {
             drop(map);
-            return Ok(begun);
+            // It cannot begin; which answer is due depends on what it would have met first.
+            return session.would_begin(begin.client_message_id.as_ref()).ok_or(refusal);
         }
+        let begun = session.begin(begin);
         drop(map);
-        // It cannot begin; which answer is due depends on what it would have met first.
-        match session.would_begin(begin.client_message_id.as_ref()) {
-            Some(begun) => Ok(begun),
-            None => Err(store.err().unwrap_or_else(busy)),
-        }
+        self.budget.wake_store(session.id());
+        Ok(begun)
     }
 
     fn begin_of(
@@ -750,18 +771,6 @@ impl Registry {
         }
     }
 
-    fn known(
-        &self,
-        session: &Arc<Session>,
-        prompt: &SendPrompt,
-        hash: [u8; 32],
-    ) -> Option<Result<Accepted, Refusal>> {
-        let begun = session.would_begin(prompt.client_message_id.as_ref())?;
-        let Begun::Duplicate { run, hash: earlier, ticket } = begun else { return None };
-        let pending = Pending(Some((session.clone(), ticket)));
-        Some(self.duplicate(session, run, earlier == hash, pending))
-    }
-
     fn duplicate(
         &self,
         session: &Session,
@@ -789,13 +798,21 @@ impl Registry {
         provider: &str,
         native_id: &NativeId,
     ) -> Result<bool, ShelfError> {
-        let on_disk = self.shelf.native(provider, native_id)?;
-        let mut map = self.map.lock();
-        if on_disk.is_some_and(|owner| owner != session) {
-            return Ok(false);
+        let mut departures = self.map.lock().departures;
+        loop {
+            let on_disk = self.shelf.native(provider, native_id)?;
+            let mut map = self.map.lock();
+            if map.departures != departures {
+                // Its owner may have left memory after the disk was read: read again.
+                departures = map.departures;
+                continue;
+            }
+            if on_disk.is_some_and(|owner| owner != session) {
+                return Ok(false);
+            }
+            let key = (provider.to_owned(), native_id.clone());
+            return Ok(*map.natives.entry(key).or_insert(session) == session);
         }
-        let key = (provider.to_owned(), native_id.clone());
-        Ok(*map.natives.entry(key).or_insert(session) == session)
     }
 }
 

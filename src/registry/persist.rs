@@ -101,7 +101,12 @@ impl<D: Disk> Persist<D> {
     /// that is refused as well the session leaves memory; recovery ends its run at the next start.
     fn quarantine(&mut self, batch: &Batch, message: &str, now: Millis) {
         let Some(session) = self.registry.in_memory(batch.session) else { return };
-        let Some(run) = session.reject() else {
+        // Nobody but this thread commits, so the disk stays as it is read here.
+        let Ok(Some(loaded)) = self.registry.on_disk(batch.session) else {
+            self.leave(batch.session);
+            return;
+        };
+        let Some(run) = session.reject(loaded) else {
             self.leave(batch.session);
             return;
         };
@@ -110,10 +115,7 @@ impl<D: Disk> Persist<D> {
         let Some(last) = session.take() else { return };
         match self.disk.commit(std::slice::from_ref(&last)) {
             Ok(()) => self.committed(vec![last]),
-            Err(CommitError::Constraint { .. }) => {
-                session.reject();
-                self.leave(batch.session);
-            }
+            Err(CommitError::Constraint { .. }) => self.leave(batch.session),
             // The next round takes it again.
             Err(_) => {}
         }
@@ -121,9 +123,6 @@ impl<D: Disk> Persist<D> {
 
     fn leave(&mut self, id: SessionId) {
         self.behind.remove(&id);
-        if let Some(session) = self.registry.in_memory(id) {
-            session.close();
-        }
         self.registry.remove(id);
     }
 
@@ -153,6 +152,9 @@ impl<D: Disk> Persist<D> {
     fn trim(&self) {
         let budget = self.registry.budget();
         for completed in [true, false] {
+            if budget.excess() == 0 {
+                break;
+            }
             for session in self.registry.loaded() {
                 match budget.excess() {
                     0 => break,

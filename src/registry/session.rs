@@ -205,17 +205,14 @@ impl Session {
         self.inner.lock().runs.running().map(|run| run.id)
     }
 
-    /// A run begins, unless one is running (I5) or the same message began one (I19).
-    pub fn begin(&self, begin: Begin) -> Begun {
-        let begun = {
-            let mut inner = self.inner.lock();
-            if let Some(obstacle) = inner.obstacle(begin.client_message_id.as_ref()) {
-                return obstacle;
-            }
-            inner.begin(begin, &self.budget)
-        };
-        self.budget.wake_store(self.id);
-        begun
+    /// A run begins, unless one is running (I5) or the same message began one (I19). The caller
+    /// then wakes the store, once it holds no lock (I16).
+    pub(super) fn begin(&self, begin: Begin) -> Begun {
+        let mut inner = self.inner.lock();
+        match inner.obstacle(begin.client_message_id.as_ref()) {
+            Some(obstacle) => obstacle,
+            None => inner.begin(begin, &self.budget),
+        }
     }
 
     /// What `begin` would say without beginning anything; `None` if the run would begin.
@@ -252,7 +249,17 @@ impl Session {
             let mut inner = self.inner.lock();
             inner.append(run, group, admission, &self.budget)?;
             and(&mut inner);
-            inner.after_append()
+            let mut wakes = inner.after_append();
+            if inner.runs.running().is_none() {
+                // What was not handed out was closed as undeliverable. The worker learns that its
+                // run has ended: it need not have been the one who ended it.
+                inner.answers.clear();
+                if let Some((_, worker)) = inner.worker.as_ref().filter(|(owner, _)| *owner == run)
+                {
+                    wakes.other(worker.clone());
+                }
+            }
+            wakes
         };
         wakes.wake();
         self.budget.wake_store(self.id);
@@ -386,9 +393,13 @@ impl Session {
         }
     }
 
-    /// The worker of `run` is awake from now on.
+    /// The worker of `run` is awake from now on. A late one of an older run changes nothing (I6).
+    /// Ask for `orders` after this.
     pub fn attach_worker(&self, run: RunId, waker: Waker) {
-        self.inner.lock().worker = Some((run, waker));
+        let mut inner = self.inner.lock();
+        if inner.runs.newest().is_some_and(|newest| newest.id == run) {
+            inner.worker = Some((run, waker));
+        }
     }
 
     /// What the worker of `run` is to do.
@@ -402,9 +413,10 @@ impl Session {
         Orders { abort, ended, answers }
     }
 
-    /// Records a fact and gives its ticket.
+    /// Records a fact and gives its ticket; one that is rejected already if the session has left
+    /// memory or is deleted.
     pub fn note(&self, change: Change) -> u64 {
-        let ticket = self.inner.lock().log.record(change);
+        let ticket = self.inner.lock().record(change);
         self.budget.wake_store(self.id);
         ticket
     }
@@ -418,7 +430,7 @@ impl Session {
             }
             inner.row.native_id = Some(native_id.clone());
             inner.row.updated_at = now;
-            inner.log.record(Change::NativeIdLearned { native_id: native_id.clone(), at: now })
+            inner.record(Change::NativeIdLearned { native_id: native_id.clone(), at: now })
         };
         self.budget.wake_store(self.id);
         Some(ticket)
@@ -433,7 +445,7 @@ impl Session {
     ) -> Result<u64, EndOfSession> {
         let ticket = {
             let mut inner = self.inner.lock();
-            if let Some(end) = inner.end.filter(|end| *end != EndOfSession::Closing) {
+            if let Some(end) = inner.gone() {
                 return Err(end);
             }
             if let Some(title) = &title {
@@ -453,7 +465,7 @@ impl Session {
     pub fn delete(&self) -> Result<u64, DeleteRefused> {
         let (ticket, wakes) = {
             let mut inner = self.inner.lock();
-            if let Some(end) = inner.end.filter(|end| *end != EndOfSession::Closing) {
+            if let Some(end) = inner.gone() {
                 return Err(DeleteRefused::Ended(end));
             }
             if inner.runs.running().is_some() {
@@ -483,7 +495,7 @@ impl Session {
     /// memory or is deleted.
     pub fn watch(&self, waker: &Waker) -> Result<Watched, EndOfSession> {
         let mut inner = self.inner.lock();
-        if let Some(end) = inner.end.filter(|end| *end != EndOfSession::Closing) {
+        if let Some(end) = inner.gone() {
             return Err(end);
         }
         inner.log.watch(waker);
@@ -550,6 +562,7 @@ impl Session {
             let mut inner = self.inner.lock();
             let before = inner.log.bytes();
             let wakes = inner.log.settle(to, ticket);
+            inner.runs.settled(to);
             self.budget.changed(before, inner.log.bytes());
             (wakes, inner.log.has_undurable())
         };
@@ -557,61 +570,64 @@ impl Session {
         more
     }
 
-    /// The store refuses what is not durable: it is gone, and the run it was of, if any is left
-    /// without an end, is given back to be ended as `store_rejected`.
-    pub fn reject(&self) -> Option<RunId> {
-        let (wakes, run, worker) = {
+    /// The store refuses what is not durable: it is gone, and the session is again what the disk
+    /// has of it, `loaded`. The run that has no end there, if one, is given back to be ended as
+    /// `store_rejected`.
+    pub fn reject(&self, loaded: Loaded) -> Option<RunId> {
+        let (wakes, run) = {
             let mut inner = self.inner.lock();
             let before = inner.log.bytes();
-            let wakes = inner.log.reject();
+            let settled = inner.log.settled_ticket();
+            let mut wakes = inner.log.reject();
             self.budget.changed(before, inner.log.bytes());
-            let durable = inner.log.durable();
-            let run = inner.runs.roll_back(durable);
+            inner.runs.roll_back(loaded.newest, loaded.permissions, settled);
+            inner.row = loaded.row;
             inner.answers.clear();
-            (wakes, run, inner.worker.clone())
+            if let Some((_, worker)) = &inner.worker {
+                wakes.other(worker.clone());
+            }
+            (wakes, inner.runs.running().map(|run| run.id))
         };
         wakes.wake();
-        if let Some((_, worker)) = worker {
-            worker.wake_other();
-        }
         run
     }
 
     /// Takes completed runs whose own retention is over out of memory (I13); gives the time of
     /// the next one, and whether the whole session may leave.
     pub fn evict(&self, now: Millis, retention_ms: i64) -> (Option<Millis>, bool) {
-        let mut inner = self.inner.lock();
-        let durable = inner.log.durable();
-        let (due, next) = inner.runs.due(durable, now, retention_ms);
-        if let Some(to) = due {
-            let before = inner.log.bytes();
-            inner.log.evict(to);
-            self.budget.changed(before, inner.log.bytes());
-            inner.runs.forget(to);
-        }
-        let all_gone = inner.log.evicted() == inner.log.end() && next.is_none();
-        let idle = all_gone
-            && inner.runs.running().is_none()
-            && !inner.log.has_undurable()
-            && !inner.log.is_watched()
-            && inner.answers.is_empty();
-        (next, idle)
+        self.inner.lock().evict(now, retention_ms, &self.budget)
     }
 
     /// Marks it as out of memory, if it is still idle. The caller holds the registry's map.
     pub fn try_leave(&self, now: Millis, retention_ms: i64) -> bool {
-        let (_, idle) = self.evict(now, retention_ms);
-        if !idle {
-            return false;
-        }
         let mut inner = self.inner.lock();
-        // Between the two locks somebody may have begun or subscribed: look once more.
-        let quiet =
-            inner.runs.running().is_none() && !inner.log.has_undurable() && !inner.log.is_watched();
-        if quiet {
+        let (_, idle) = inner.evict(now, retention_ms, &self.budget);
+        if idle {
             inner.end = Some(EndOfSession::Evicted);
         }
-        quiet
+        idle
+    }
+
+    /// It leaves memory, whoever reads: what is not durable is refused, readers get `Ended`. The
+    /// caller holds the registry's map, and carries out the wakes after it.
+    pub(super) fn depart(&self) -> Wakes {
+        let mut inner = self.inner.lock();
+        if inner.end != Some(EndOfSession::Deleted) {
+            inner.end = Some(EndOfSession::Evicted);
+        }
+        let before = inner.log.bytes();
+        let mut wakes = inner.log.reject();
+        let durable = inner.log.durable();
+        inner.log.evict(durable);
+        self.budget.changed(before, inner.log.bytes());
+        wakes.append(inner.log.close());
+        wakes
+    }
+
+    /// Whether nothing of it would be lost if it left memory now.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.runs.running().is_none() && !inner.log.has_undurable()
     }
 
     /// Drops durable frames until `bytes` are freed. Only a completed newest run's, if `completed`.
@@ -685,6 +701,34 @@ impl Inner {
             return Some(Begun::Duplicate { run, hash, ticket });
         }
         self.runs.running().is_some().then_some(Begun::Busy)
+    }
+
+    /// Whether it left memory or is deleted.
+    fn gone(&self) -> Option<EndOfSession> {
+        self.end.filter(|end| *end != EndOfSession::Closing)
+    }
+
+    /// Records a fact, if anything can still take it to disk.
+    fn record(&mut self, change: Change) -> u64 {
+        if self.gone().is_some() { self.log.refuse() } else { self.log.record(change) }
+    }
+
+    fn evict(&mut self, now: Millis, retention_ms: i64, budget: &Budget) -> (Option<Millis>, bool) {
+        let durable = self.log.durable();
+        let (due, next) = self.runs.due(durable, now, retention_ms);
+        if let Some(to) = due {
+            let before = self.log.bytes();
+            self.log.evict(to);
+            budget.changed(before, self.log.bytes());
+            self.runs.forget(to, durable);
+        }
+        let idle = self.log.evicted() == self.log.end()
+            && next.is_none()
+            && self.end.is_none_or(|end| end == EndOfSession::Closing)
+            && self.runs.running().is_none()
+            && !self.log.has_undurable()
+            && !self.log.is_watched();
+        (next, idle)
     }
 
     fn begin(&mut self, begin: Begin, budget: &Budget) -> Begun {

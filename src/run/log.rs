@@ -33,9 +33,8 @@ pub struct Log {
     /// The last ticket given out, and the last one settled.
     ticket: u64,
     settled: u64,
-    /// Tickets whose change the store refused for good; small, since a refusal ends the session's
-    /// run.
-    rejected: Vec<u64>,
+    /// Tickets whose change was refused for good, as ranges with both ends; neighbours are joined.
+    rejected: Vec<(u64, u64)>,
     watchers: Vec<Watcher>,
     waiting: Vec<(u64, Waker)>,
     closed: bool,
@@ -69,7 +68,8 @@ pub enum Read {
     },
     /// Nothing after the cursor is durable. The reader's slot is armed.
     CaughtUp,
-    /// The session was deleted, or the registry is closed, and the reader has all of it.
+    /// The session was deleted, or the registry is closed, and the reader has all of it; or the
+    /// reader has no slot.
     Ended,
 }
 
@@ -121,6 +121,12 @@ impl Log {
     #[must_use]
     pub const fn evicted(&self) -> Position {
         self.evicted
+    }
+
+    /// The last ticket that is settled.
+    #[must_use]
+    pub const fn settled_ticket(&self) -> u64 {
+        self.settled
     }
 
     /// Bytes of frames in memory.
@@ -177,10 +183,20 @@ impl Log {
 
     /// A ticket for what has been appended and recorded so far.
     pub fn ticket(&mut self) -> u64 {
-        // Frames have no ticket of their own; an empty place in the order of changes serves.
+        // Frames have no ticket of their own; an empty place in the order of changes serves. Who
+        // asks again before anything was appended shares it, so that asking costs no memory (I7).
+        match self.changes.back() {
+            Some((after, number, _)) if *after == self.end => *number,
+            _ => self.record(Change::Nothing),
+        }
+    }
+
+    /// A ticket that is refused already, for a fact that nothing will take to disk.
+    pub fn refuse(&mut self) -> u64 {
         self.ticket += 1;
-        self.changes.push_back((self.end, self.ticket, Box::new(Change::Nothing)));
-        self.ticket
+        let number = self.ticket;
+        self.mark_rejected(number, number);
+        number
     }
 
     /// What the store is to commit next: whole groups, within its bounds.
@@ -206,7 +222,10 @@ impl Log {
             cut = frame.group_end
                 && (frames >= limits::BATCH_FRAMES_MAX || bytes >= limits::BATCH_BYTES_MAX);
         }
-        while let Some((_, number, change)) = changes.next_if(|(after, ..)| *after <= to) {
+        // A run's row and its head are one group: a row whose head is cut off waits for it.
+        while let Some((_, number, change)) = changes.next_if(|(after, _, change)| {
+            *after <= to && !matches!(change.as_ref(), Change::RunStarted(_))
+        }) {
             items.push(Item::Change(change.clone()));
             ticket = *number;
         }
@@ -236,7 +255,8 @@ impl Log {
 
     /// The store refused what is not durable: forgets it, and tells those who wait for it.
     ///
-    /// Nothing of it was visible, so its positions are free again.
+    /// Nothing of it was visible, so its positions are free again. Watchers look again: to one
+    /// that waited for the rest of a closed log, what is left may be all.
     pub fn reject(&mut self) -> Wakes {
         while self.ring.back().is_some_and(|frame| frame.at > self.durable) {
             if let Some(frame) = self.ring.pop_back() {
@@ -244,19 +264,24 @@ impl Log {
             }
         }
         self.end = self.durable;
-        for (_, number, _) in self.changes.drain(..) {
-            self.rejected.push(number);
+        if let (Some((_, first, _)), Some((_, last, _))) =
+            (self.changes.front(), self.changes.back())
+        {
+            let (first, last) = (*first, *last);
+            self.mark_rejected(first, last);
         }
+        self.changes.clear();
         self.settled = self.ticket;
         let mut wakes = Wakes::default();
         self.wake_waiting(&mut wakes);
+        self.wake_watchers(&mut wakes);
         wakes
     }
 
     /// How a ticket stands.
     #[must_use]
     pub fn settled(&self, ticket: u64) -> Settled {
-        if self.rejected.contains(&ticket) {
+        if self.is_rejected(ticket) {
             Settled::Rejected
         } else if self.settled >= ticket {
             Settled::Committed
@@ -268,7 +293,8 @@ impl Log {
     /// Wakes `waker` when the ticket is settled; says whether it is already.
     pub fn wake_when_settled(&mut self, ticket: u64, waker: &Waker) -> Settled {
         let settled = self.settled(ticket);
-        if settled == Settled::Waiting {
+        let known = |(number, waiting): &(u64, Waker)| *number == ticket && waiting.is(waker);
+        if settled == Settled::Waiting && !self.waiting.iter().any(known) {
             self.waiting.push((ticket, waker.clone()));
         }
         settled
@@ -281,7 +307,7 @@ impl Log {
         }
     }
 
-    /// Takes `waker`'s slot away, and its tickets.
+    /// Takes `waker`'s slot away. What it waits for stays.
     pub fn unwatch(&mut self, waker: &Waker) {
         self.watchers.retain(|slot| !slot.waker.is(waker));
     }
@@ -316,10 +342,14 @@ impl Log {
         if self.closed && self.durable == self.end {
             return Read::Ended;
         }
-        if let Some(slot) = self.watchers.iter_mut().find(|slot| slot.waker.is(waker)) {
-            slot.armed = true;
+        // Nobody would wake a reader without a slot: it must not wait.
+        match self.watchers.iter_mut().find(|slot| slot.waker.is(waker)) {
+            Some(slot) => {
+                slot.armed = true;
+                Read::CaughtUp
+            }
+            None => Read::Ended,
         }
-        Read::CaughtUp
     }
 
     /// No run will follow: readers that have everything get `Ended`.
@@ -369,10 +399,21 @@ impl Log {
         Position::new(self.end.ordinal, self.end.seq.next())
     }
 
+    fn is_rejected(&self, ticket: u64) -> bool {
+        self.rejected.iter().any(|(first, last)| (*first..=*last).contains(&ticket))
+    }
+
+    fn mark_rejected(&mut self, first: u64, last: u64) {
+        match self.rejected.last_mut() {
+            Some((_, end)) if *end + 1 == first => *end = last,
+            _ => self.rejected.push((first, last)),
+        }
+    }
+
     fn wake_waiting(&mut self, wakes: &mut Wakes) {
-        let (settled, rejected) = (self.settled, &self.rejected);
+        let settled = self.settled;
         self.waiting.retain(|(ticket, waker)| {
-            let waits = *ticket > settled && !rejected.contains(ticket);
+            let waits = *ticket > settled;
             if !waits {
                 wakes.other(waker.clone());
             }

@@ -20,6 +20,8 @@ use crate::run::id::{AgentId, ClientMessageId, Millis, Ordinal, Position, Reques
 pub struct Runs {
     runs: VecDeque<Run>,
     permissions: BTreeMap<RequestId, Permission>,
+    /// Whether `settled` would find nothing: it is called with each commit.
+    unsettled_only: bool,
     accepted: VecDeque<AcceptedPrompt>,
 }
 
@@ -59,7 +61,7 @@ pub enum Phase {
     },
 }
 
-/// A permission request, until its run leaves memory.
+/// A permission request, until its settlement is on disk or its run leaves memory.
 #[derive(Clone, Debug)]
 pub struct Permission {
     /// Where it was asked.
@@ -171,6 +173,7 @@ impl Runs {
         Self {
             runs: newest.into_iter().collect(),
             permissions: permissions.into_iter().collect(),
+            unsettled_only: false,
             accepted: VecDeque::new(),
         }
     }
@@ -265,6 +268,7 @@ impl Runs {
         run.last_seq = frame.at.seq;
         let Some(mark) = frame.mark.as_deref() else { return };
         match mark {
+            Mark::ToolOpened(tool) if run.open_tools.contains(tool) => {}
             Mark::ToolOpened(tool) => run.open_tools.push(tool.clone()),
             Mark::ToolClosed(tool) => run.open_tools.retain(|open| open != tool),
             Mark::Complete(end) => {
@@ -286,6 +290,7 @@ impl Runs {
             Mark::PermissionAnswered { request, decision, state, by } => {
                 if let Some(permission) = self.permissions.get_mut(request) {
                     permission.settled.get_or_insert(frame.at);
+                    self.unsettled_only = false;
                     permission.state = PermissionState::Answered {
                         decision: *decision,
                         state: *state,
@@ -296,6 +301,7 @@ impl Runs {
             Mark::PermissionCancelled(request) => {
                 if let Some(permission) = self.permissions.get_mut(request) {
                     permission.settled.get_or_insert(frame.at);
+                    self.unsettled_only = false;
                     permission.state = PermissionState::Cancelled;
                 }
             }
@@ -365,7 +371,8 @@ impl Runs {
     }
 
     /// The newest position of completed, durable runs whose retention in memory is over (I13), and
-    /// when the next one is due.
+    /// when the next one is due. One that is not durable yet is due when its commit may have been
+    /// tried again.
     #[must_use]
     pub fn due(
         &self,
@@ -378,7 +385,8 @@ impl Runs {
             let Phase::Completed { at, ended_at } = run.phase else { break };
             let deadline = ended_at.plus(retention_ms);
             if deadline > now || at > durable {
-                next = Some(deadline);
+                next =
+                    Some(if deadline > now { deadline } else { now.plus(limits::STORE_RETRY_MS) });
                 break;
             }
             due = Some(at);
@@ -386,31 +394,45 @@ impl Runs {
         (due, next)
     }
 
-    /// Forgets completed runs up to `to`, the newest one excepted, and what waited in them.
-    pub fn forget(&mut self, to: Position) {
-        while self.runs.len() > 1 && self.runs.front().is_some_and(|run| run.ordinal <= to.ordinal)
+    /// Forgets completed runs up to `to`, the newest durable one excepted (statements speak of
+    /// it, and the next one's place follows from it), and what waited in them.
+    pub fn forget(&mut self, to: Position, durable: Position) {
+        let follows = |run: &Run| Position::new(run.ordinal, Seq(0)) <= durable;
+        while self.runs.front().is_some_and(|run| run.ordinal <= to.ordinal)
+            && self.runs.get(1).is_some_and(follows)
         {
             self.runs.pop_front();
         }
         self.permissions.retain(|_, permission| permission.opened > to);
     }
 
-    /// What was not durable is gone (the store refused it): the runs as they are on disk. Gives
-    /// the run that is left without an end, if one is.
-    pub fn roll_back(&mut self, durable: Position) -> Option<RunId> {
-        self.runs.retain(|run| Position::new(run.ordinal, Seq(0)) <= durable);
-        self.permissions.retain(|_, permission| permission.opened <= durable);
-        self.accepted.clear();
-        let run = self.runs.back_mut()?;
-        if durable.ordinal == run.ordinal {
-            run.last_seq = durable.seq;
+    /// `durable` has risen: permission requests whose settlement is on disk leave memory (I7), the
+    /// answers on their way to the agent excepted.
+    pub fn settled(&mut self, durable: Position) {
+        if self.unsettled_only {
+            return;
         }
-        match run.phase {
-            Phase::Completed { at, .. } if at <= durable => return None,
-            Phase::Completed { .. } => run.phase = Phase::Running { abort: None },
-            Phase::Running { .. } => {}
-        }
-        Some(run.id)
+        self.permissions.retain(|_, permission| {
+            permission.settled.is_none_or(|at| at > durable) || permission.state.is_undelivered()
+        });
+        self.unsettled_only =
+            self.permissions.values().all(|permission| permission.settled.is_none());
+    }
+
+    /// The store refused what is not durable: the runs as the disk has them. `settled` is the last
+    /// ticket that was committed.
+    pub fn roll_back(
+        &mut self,
+        newest: Option<Run>,
+        permissions: Vec<(RequestId, Permission)>,
+        settled: u64,
+    ) {
+        let kept = newest.as_ref().map_or(Ordinal(0), |run| run.ordinal);
+        self.runs.retain(|run| run.ordinal < kept);
+        self.runs.extend(newest);
+        self.permissions = permissions.into_iter().collect();
+        self.unsettled_only = false;
+        self.accepted.retain(|prompt| prompt.ticket <= settled);
     }
 }
 

@@ -118,6 +118,11 @@ impl Wakes {
         self.others.push(waker);
     }
 
+    pub(crate) fn append(&mut self, mut more: Self) {
+        self.sessions.append(&mut more.sessions);
+        self.others.append(&mut more.others);
+    }
+
     /// Carries them out. Call it with no lock held.
     pub fn wake(self) {
         for (waker, session) in self.sessions {
