@@ -1,5 +1,6 @@
 //! Being built.
 
+pub mod config;
 pub mod demo_agent;
 
 /// The keeper process.

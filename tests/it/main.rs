@@ -2,6 +2,7 @@
 #![cfg(not(any(loom, shuttle)))]
 
 mod cli;
+mod config;
 mod conformance;
 mod crash;
 mod demo;

@@ -1,0 +1,35 @@
+//! Who could reach the gateway, and whether that is meant.
+
+use super::{Config, ConfigError};
+
+impl Config {
+    /// Refuses what would hand this machine to the network by accident. A credential there always
+    /// is: the gateway makes its token itself.
+    ///
+    /// # Errors
+    /// `--no-auth` off loopback; off loopback neither `--behind-proxy` nor `--insecure-http`;
+    /// a proxy without `public_url`.
+    pub fn check_exposure(&self) -> Result<(), ConfigError> {
+        let server = &self.server;
+        // An IPv4 loopback address written as IPv6 is one too.
+        let loopback = server.bind.ip().to_canonical().is_loopback();
+        if server.no_auth && !loopback {
+            return Err(ConfigError::NoAuthOffLoopback { bind: server.bind });
+        }
+        if server.behind_proxy && server.public_url.is_empty() {
+            return Err(ConfigError::NoPublicUrl);
+        }
+        if !loopback && !server.behind_proxy && !server.insecure_http {
+            return Err(ConfigError::PlainHttpOffLoopback { bind: server.bind });
+        }
+        Ok(())
+    }
+
+    /// Refuses `--on-stop keep` as long as agents cannot outlive the gateway.
+    ///
+    /// # Errors
+    /// If `keep` is asked for.
+    pub const fn check_on_stop(keep: bool) -> Result<(), ConfigError> {
+        if keep { Err(ConfigError::KeepNotInThisVersion) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,297 @@
+//! Every key of `config.toml` but the providers', in one table: its default, what it may be, where
+//! it goes.
+
+use super::{Config, ConfigError, Origin, value};
+use crate::limits::{EVENT_BYTES_CEILING, LINE_HEAD_BYTES, Limits};
+
+/// A value as it was given.
+#[derive(Debug)]
+pub(super) enum Input<'a> {
+    /// In the file.
+    Toml(toml::Value),
+    /// In the environment.
+    Text(&'a str),
+}
+
+/// A known key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its table.
+    pub section: &'static str,
+    /// Its name there.
+    pub name: &'static str,
+    /// Its default, as one would write it in the file.
+    pub default: &'static str,
+    set: Setter,
+}
+
+/// Puts a value in its place; the error goes on after "`section.key` in FILE".
+type Setter = fn(&mut Config, &Input<'_>) -> Result<(), String>;
+
+impl Key {
+    /// `section.name`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The variable that sets it.
+    #[must_use]
+    pub fn env(&self) -> String {
+        format!("REATTACH_{}_{}", self.section, self.name).to_ascii_uppercase()
+    }
+
+    pub(super) fn apply(&self, config: &mut Config, input: &Input<'_>) -> Result<(), String> {
+        (self.set)(config, input)
+    }
+}
+
+const fn key(section: &'static str, name: &'static str, default: &'static str, set: Setter) -> Key {
+    Key { section, name, default, set }
+}
+
+/// Connections are threads, and a process has room for some 16,000 of them.
+const CONNECTIONS_CEILING: usize = 12_000;
+/// Agents are three threads and some hundred megabytes each.
+const AGENTS_CEILING: usize = 1024;
+/// No bound in bytes is above it: far from overflow, far above use.
+const BYTES_CEILING: usize = 1 << 40;
+/// An event that is cut still needs its envelope and a word of what it was.
+const EVENT_BYTES_MIN: usize = 4 << 10;
+/// A client frame must at least hold a prompt of some words.
+const MESSAGE_BYTES_MIN: usize = 1 << 10;
+/// A client frame is read into memory whole.
+const MESSAGE_BYTES_CEILING: usize = 64 << 20;
+/// A line is held in memory whole, more than once.
+const LINE_BYTES_CEILING: usize = 256 << 20;
+/// A heartbeat or a stall of less would be noise.
+const PERIOD_MS_MIN: i64 = 10;
+
+/// The table.
+pub const KEYS: &[Key] = &[
+    key("server", "bind", "\"127.0.0.1:7878\"", |c, v| {
+        c.server.bind = value::bind(&v.string()?)?;
+        Ok(())
+    }),
+    key("server", "public_url", "\"\"", |c, v| {
+        c.server.public_url = value::public_url(&v.string()?)?;
+        Ok(())
+    }),
+    key("server", "behind_proxy", "false", |c, v| {
+        c.server.behind_proxy = v.boolean()?;
+        Ok(())
+    }),
+    key("server", "allowed_hosts", "[]", |c, v| {
+        c.server.allowed_hosts =
+            v.strings()?.iter().map(|host| value::host(host)).collect::<Result<_, _>>()?;
+        Ok(())
+    }),
+    key("server", "project_roots", "[\"~\"]", |c, v| {
+        c.server.project_roots = v.strings()?.into_iter().map(Into::into).collect();
+        Ok(())
+    }),
+    key("limits", "connections_max", "4000", |c, v| {
+        v.count(1, CONNECTIONS_CEILING, &mut c.limits.connections_max)
+    }),
+    key("limits", "agents_max", "16", |c, v| v.count(1, AGENTS_CEILING, &mut c.limits.agents_max)),
+    key("limits", "ring_events_max", "16384", |c, v| {
+        v.count(1, BYTES_CEILING, &mut c.limits.ring_events_max)
+    }),
+    key("limits", "ring_bytes_max", "16777216", |c, v| {
+        v.count(4 * EVENT_BYTES_MIN, BYTES_CEILING, &mut c.limits.ring_bytes_max)
+    }),
+    key("limits", "ring_total_bytes_max", "268435456", |c, v| {
+        v.count(4 * EVENT_BYTES_MIN, BYTES_CEILING, &mut c.limits.ring_total_bytes_max)
+    }),
+    key("limits", "event_bytes_max", "262144", |c, v| {
+        v.count(EVENT_BYTES_MIN, EVENT_BYTES_CEILING, &mut c.limits.event_bytes_max)
+    }),
+    key("limits", "line_bytes_max", "16777216", |c, v| {
+        v.count(LINE_HEAD_BYTES, LINE_BYTES_CEILING, &mut c.limits.line_bytes_max)
+    }),
+    key("limits", "message_bytes_max", "1048576", |c, v| {
+        v.count(MESSAGE_BYTES_MIN, MESSAGE_BYTES_CEILING, &mut c.limits.message_bytes_max)
+    }),
+    key("timeouts", "completed_retention", "\"5m\"", |c, v| {
+        v.duration(0, &mut c.limits.completed_retention_ms)
+    }),
+    key("timeouts", "heartbeat", "\"30s\"", |c, v| {
+        v.duration(PERIOD_MS_MIN, &mut c.limits.heartbeat_ms)
+    }),
+    key("timeouts", "stall", "\"30s\"", |c, v| v.duration(PERIOD_MS_MIN, &mut c.limits.stall_ms)),
+    key("timeouts", "agent_idle", "\"10m\"", |c, v| v.duration(0, &mut c.limits.agent_idle_ms)),
+    key("timeouts", "orphan_grace", "\"1h\"", |c, v| v.duration(0, &mut c.limits.orphan_grace_ms)),
+    key("timeouts", "drain", "\"20s\"", |c, v| v.duration(0, &mut c.limits.drain_ms)),
+    key("retention", "max_age", "\"\"", |c, v| v.duration(0, &mut c.limits.retention_age_ms)),
+    key("retention", "max_bytes", "0", |c, v| {
+        c.limits.retention_bytes = v.integer(0, u64::MAX >> 1)?;
+        Ok(())
+    }),
+];
+
+/// How values hang together, beyond what each may be by itself.
+pub(super) fn check_relations(limits: &Limits) -> Result<(), ConfigError> {
+    let relation = |text: String| Err(ConfigError::Relation(text));
+    if limits.event_bytes_max > limits.ring_bytes_max / 4 {
+        return relation(format!(
+            "limits.event_bytes_max is {}, more than a quarter of limits.ring_bytes_max, {}: an \
+             event must leave room for others; raise the one or lower the other",
+            limits.event_bytes_max, limits.ring_bytes_max
+        ));
+    }
+    if limits.ring_total_bytes_max < limits.ring_bytes_max {
+        return relation(format!(
+            "limits.ring_total_bytes_max is {}, less than limits.ring_bytes_max, {}: all sessions \
+             together cannot hold less than one of them",
+            limits.ring_total_bytes_max, limits.ring_bytes_max
+        ));
+    }
+    Ok(())
+}
+
+/// The names of the tables.
+pub(super) fn sections() -> impl Iterator<Item = &'static str> {
+    ["server", "limits", "timeouts", "retention"].into_iter()
+}
+
+pub(super) fn find(section: &str, name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.section == section && key.name == name)
+}
+
+/// Whether a variable claims to set a key: ours are the known sections', so that a tag of ours in
+/// an agent's environment, or a variable of another tool, is left alone.
+pub(super) fn is_ours(variable: &str) -> bool {
+    variable.strip_prefix("REATTACH_").is_some_and(|rest| {
+        sections().chain(["providers"]).any(|section| {
+            rest.len() > section.len()
+                && rest.as_bytes()[section.len()] == b'_'
+                && rest.is_char_boundary(section.len())
+                && rest[..section.len()].eq_ignore_ascii_case(section)
+        })
+    })
+}
+
+/// The error for a key of a known table. A name that stands in another table was meant there.
+pub(super) fn unknown(origin: Origin, path: &str) -> ConfigError {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    let nearest = KEYS
+        .iter()
+        .find(|key| key.name == name)
+        .map_or_else(|| value::nearest(path, KEYS.iter().map(Key::path)), Key::path);
+    ConfigError::UnknownKey { key: path.to_owned(), origin, nearest }
+}
+
+/// The error for an unknown table, or for a key that stands in none.
+pub(super) fn unknown_section(origin: Origin, name: &str) -> ConfigError {
+    let nearest = KEYS.iter().find(|key| key.name == name).map_or_else(
+        || value::nearest(name, sections().chain(["providers"]).map(str::to_owned)),
+        Key::path,
+    );
+    ConfigError::UnknownKey { key: name.to_owned(), origin, nearest }
+}
+
+/// The error for an unknown variable.
+pub(super) fn unknown_variable(name: &str) -> ConfigError {
+    if name.to_ascii_uppercase().starts_with("REATTACH_PROVIDERS_") {
+        let problem = "sets a provider, which only the file can: write [providers.NAME] there";
+        return ConfigError::invalid(Origin::Environment, name, problem.to_owned());
+    }
+    ConfigError::UnknownKey {
+        key: name.to_owned(),
+        origin: Origin::Environment,
+        nearest: value::nearest(name, KEYS.iter().map(Key::env)),
+    }
+}
+
+impl Input<'_> {
+    fn string(&self) -> Result<String, String> {
+        match self {
+            Self::Toml(toml::Value::String(text)) => Ok(text.clone()),
+            Self::Toml(other) => Err(format!("must be a string, not {}", other.type_str())),
+            Self::Text(text) => Ok((*text).to_owned()),
+        }
+    }
+
+    fn boolean(&self) -> Result<bool, String> {
+        match self {
+            Self::Toml(toml::Value::Boolean(value)) => Ok(*value),
+            Self::Text("true" | "1") => Ok(true),
+            Self::Text("false" | "0") => Ok(false),
+            Self::Toml(other) => Err(format!("must be true or false, not {}", other.type_str())),
+            Self::Text(text) => Err(format!("must be true or false, not \"{text}\"")),
+        }
+    }
+
+    /// An array of strings; in the environment such an array, or strings with commas between.
+    fn strings(&self) -> Result<Vec<String>, String> {
+        let wrong = || "must be an array of strings, such as [\"a\", \"b\"]".to_owned();
+        let array = match self {
+            Self::Toml(toml::Value::Array(array)) => array.clone(),
+            Self::Toml(_) => return Err(wrong()),
+            Self::Text(text) if text.trim_start().starts_with('[') => {
+                let mut table: toml::Table = format!("a = {text}").parse().map_err(|_| wrong())?;
+                match (table.remove("a"), table.is_empty()) {
+                    (Some(toml::Value::Array(array)), true) => array,
+                    _ => return Err(wrong()),
+                }
+            }
+            Self::Text(text) => {
+                let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+                return Ok(parts.map(str::to_owned).collect());
+            }
+        };
+        array
+            .into_iter()
+            .map(|item| match item {
+                toml::Value::String(text) => Ok(text),
+                _ => Err(wrong()),
+            })
+            .collect()
+    }
+
+    /// A whole number within these bounds, both included.
+    fn integer(&self, min: u64, max: u64) -> Result<u64, String> {
+        let number = match self {
+            Self::Toml(toml::Value::Integer(number)) => u64::try_from(*number).ok(),
+            Self::Toml(other) => {
+                return Err(format!("must be a whole number, not {}", other.type_str()));
+            }
+            Self::Text(text) => match text.trim().parse::<i128>() {
+                Ok(number) => u64::try_from(number).ok(),
+                Err(_) => return Err(format!("must be a whole number, not \"{text}\"")),
+            },
+        };
+        match number {
+            Some(number) if number > max => Err(format!("must be at most {max}")),
+            Some(number) if number >= min => Ok(number),
+            _ => Err(format!("must be at least {min}")),
+        }
+    }
+
+    fn count(&self, min: usize, max: usize, into: &mut usize) -> Result<(), String> {
+        let bound = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let number = self.integer(bound(min), bound(max))?;
+        *into = usize::try_from(number).map_err(|_| "is too large for this machine".to_owned())?;
+        Ok(())
+    }
+
+    /// A duration of at least `min` milliseconds.
+    fn duration(&self, min: i64, into: &mut i64) -> Result<(), String> {
+        let ms = match self {
+            Self::Toml(toml::Value::String(text)) => value::duration_ms(text)?,
+            Self::Toml(toml::Value::Integer(0)) => 0,
+            Self::Toml(toml::Value::Integer(number)) => {
+                return Err(format!("needs a unit: write \"{number}s\" for seconds"));
+            }
+            Self::Toml(other) => {
+                return Err(format!("must be a duration, \"30s\" say, not {}", other.type_str()));
+            }
+            Self::Text(text) => value::duration_ms(text)?,
+        };
+        if ms < min {
+            return Err(format!("must be at least \"{min}ms\"; it cannot be switched off"));
+        }
+        *into = ms;
+        Ok(())
+    }
+}
