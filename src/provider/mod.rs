@@ -155,6 +155,8 @@ pub enum Adapter {
     Jsonl(jsonl::Jsonl),
     /// Any program: prompt in, lines out.
     Command(command::Lines),
+    /// Claude Code.
+    Claude(Box<claude::Claude>),
 }
 
 impl Adapter {
@@ -162,9 +164,9 @@ impl Adapter {
     #[must_use]
     pub fn new(kind: Kind) -> Self {
         match kind {
-            // Until Claude's dialect is here its lines become `raw`.
-            Kind::Claude | Kind::Jsonl | Kind::Demo => Self::Jsonl(jsonl::Jsonl::default()),
+            Kind::Jsonl | Kind::Demo => Self::Jsonl(jsonl::Jsonl::default()),
             Kind::Command => Self::Command(command::Lines::default()),
+            Kind::Claude => Self::Claude(Box::default()),
         }
     }
 
@@ -174,6 +176,7 @@ impl Adapter {
         match self {
             Self::Jsonl(jsonl) => jsonl.fold(record),
             Self::Command(lines) => lines.fold(record),
+            Self::Claude(claude) => claude.fold(record),
         }
     }
 
@@ -184,15 +187,17 @@ impl Adapter {
         match self {
             Self::Jsonl(jsonl) => jsonl.encode(command),
             Self::Command(lines) => lines.encode(command),
+            Self::Claude(claude) => claude.encode(command),
         }
     }
 
     /// Whether the worker closes the agent's stdin at the end of the turn, because the process
-    /// serves one run.
+    /// serves one run. In this version every process does, Claude's too, though its dialect could
+    /// go on.
     #[must_use]
     pub const fn ends_stdin_with_turn(&self) -> bool {
         match self {
-            Self::Jsonl(_) | Self::Command(_) => true,
+            Self::Jsonl(_) | Self::Command(_) | Self::Claude(_) => true,
         }
     }
 }
@@ -278,7 +283,26 @@ impl Provider {
     /// and put each kind's default there.
     #[must_use]
     pub fn launch(&self, prompt: &Prompt) -> Launch {
-        Launch { argv: self.command.clone(), env: self.env.clone(), cwd: prompt.cwd.clone() }
+        match self.kind {
+            Kind::Claude => claude::Claude::launch(self, prompt),
+            Kind::Jsonl | Kind::Command | Kind::Demo => Launch {
+                argv: self.command.clone(),
+                env: self.env.clone(),
+                cwd: prompt.cwd.clone(),
+            },
+        }
+    }
+
+    /// Whether a prompt may have these options; what they mean is the dialect's to say.
+    ///
+    /// # Errors
+    /// A sentence for the client: which option is refused, and what would be accepted.
+    pub fn check(&self, options: &Map<String, Value>) -> Result<(), String> {
+        match self.kind {
+            Kind::Claude => claude::Claude::check(options).map_err(|error| error.to_string()),
+            // They get any options, and say themselves what they think of them.
+            Kind::Jsonl | Kind::Command | Kind::Demo => Ok(()),
+        }
     }
 }
 
@@ -325,6 +349,50 @@ pub(crate) fn raw_text(line: &[u8]) -> String {
     String::from_utf8_lossy(line).into_owned()
 }
 
+/// The text of a line's head: like `raw_text`, for JSON that is cut off. The values of the native
+/// id's keys are emptied (I10), also one that the cut hit.
+pub(crate) fn raw_head(head: &[u8]) -> String {
+    let text = String::from_utf8_lossy(head).into_owned();
+    if !text.trim_start().starts_with('{') {
+        return text;
+    }
+    NATIVE_ID_KEYS.iter().fold(text, |text, key| empty_values(&text, &format!("\"{key}\"")))
+}
+
+/// Empties the string that follows each `quoted_key` and its colon.
+fn empty_values(text: &str, quoted_key: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(quoted_key) {
+        let after_key = &rest[at + quoted_key.len()..];
+        let value = after_key
+            .trim_start()
+            .strip_prefix(':')
+            .and_then(|tail| tail.trim_start().strip_prefix('"'));
+        let tail = value.unwrap_or(after_key);
+        kept.push_str(&rest[..rest.len() - tail.len()]);
+        rest = match value {
+            Some(inside) => &inside[string_end(inside)..],
+            None => tail,
+        };
+    }
+    kept.push_str(rest);
+    kept
+}
+
+/// Where the string whose inside begins here ends: at its closing quote, or with the text.
+fn string_end(inside: &str) -> usize {
+    let mut escaped = false;
+    inside
+        .bytes()
+        .position(|byte| {
+            let ends = byte == b'"' && !escaped;
+            escaped = byte == b'\\' && !escaped;
+            ends
+        })
+        .unwrap_or(inside.len())
+}
+
 /// Something that we say about what the agent sent.
 pub(crate) fn gateway_error(code: &str, content: String) -> Output {
     Output::Event(Event::Error {
@@ -363,6 +431,18 @@ mod tests {
     }
 
     #[test]
+    fn a_head_loses_its_native_id_even_where_it_was_cut() {
+        assert_eq!(
+            raw_head(br#"{"sessionId" : "n\"1","n":5,"session_id":"n1"#),
+            r#"{"sessionId" : "","n":5,"session_id":""#
+        );
+        assert_eq!(raw_head(br#"{"sessionId":5,"sessionId"#), r#"{"sessionId":5,"sessionId"#);
+        let text = r#"{"content":"she said \"sessionId\":\"n1"#;
+        assert_eq!(raw_head(text.as_bytes()), text, "what the agent wrote is left alone");
+        assert_eq!(raw_head(b"plain \"sessionId\":\"n1\""), "plain \"sessionId\":\"n1\"");
+    }
+
+    #[test]
     fn a_launch_is_the_configured_command_in_the_prompts_directory() {
         let provider = Provider {
             name: "mine".into(),
@@ -380,7 +460,7 @@ mod tests {
     #[test]
     fn an_adapters_state_survives_serde() {
         let record = |body| Record { at: Millis(1), body };
-        for kind in [Kind::Jsonl, Kind::Demo, Kind::Command] {
+        for kind in [Kind::Jsonl, Kind::Demo, Kind::Command, Kind::Claude] {
             let mut adapter = Adapter::new(kind);
             adapter.fold(&record(RecordBody::Out(br#"{"kind":"text","content":"a"}"#.to_vec())));
             let saved = serde_json::to_string(&adapter).unwrap();

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Answer, Command, Ending, NATIVE_ID_KEYS, Origin, Output, Prompt, Record, RecordBody, Write,
-    gateway_error, line_too_long, raw_text,
+    gateway_error, line_too_long, raw_head, raw_text,
 };
 use crate::limits::AGENT_ITEM_ID_BYTES_MAX;
 use crate::run::event::{
@@ -66,7 +66,7 @@ impl Jsonl {
         match &record.body {
             RecordBody::Out(line) => self.line(line, &mut outputs),
             RecordBody::OutCapped { bytes, head } => {
-                outputs.push(raw(raw_text(head)));
+                outputs.push(raw(raw_head(head)));
                 outputs.push(line_too_long(*bytes, head));
             }
             // Its stderr is for the `error` of a failed `complete`, which the worker makes, as it
