@@ -8,9 +8,10 @@
 pub struct Row {
     /// Its `type`, then its subtype or what else tells apart, joined by `/`.
     pub line: &'static str,
-    /// The kinds of output that it can become; empty is nothing at all.
+    /// The kinds of output that it can become; empty is nothing at all. A `*` after one: no
+    /// recording has that, it is known from documentation or by analogy only.
     pub becomes: &'static [&'static str],
-    /// Whether a recording has it. If not, it is known from the vendor's documentation only.
+    /// Whether a recording has such a line. If not, the vendor's documentation does.
     pub recorded: bool,
     /// Why, for lines that become nothing or a `status`; a remark otherwise.
     pub why: &'static str,
@@ -27,10 +28,10 @@ const fn told(line: &'static str, becomes: &'static [&'static str], why: &'stati
 /// The table, in the order of the names. A line that is not in it becomes `raw`.
 pub const TABLE: &[Row] = &[
     told("assistant/redacted_thinking", &[], "encrypted: nobody here can read it"),
-    told("assistant/server_tool_use", &["tool_use"], "a tool that runs at the provider"),
+    told("assistant/server_tool_use", &["tool_use*"], "a tool that runs at the provider"),
     seen(
         "assistant/synthetic",
-        &["error", "status info"],
+        &["error", "status info*"],
         "an `error` if marked as one; else a note of the CLI, which the model did not say",
     ),
     seen("assistant/text", &["stream_end", "text"], "the preview ends before the finished block"),
@@ -39,17 +40,21 @@ pub const TABLE: &[Row] = &[
         &["stream_end", "thinking"],
         "the preview ends before the finished block",
     ),
-    seen("assistant/tool_use", &["tool_use", "status plan"], "`TodoWrite` also sets the plan"),
-    told("assistant/web_search_tool_result", &["tool_result"], "as any block with a `tool_use_id`"),
-    told("auth_status", &["status info"], "concerns the account, not the turn"),
+    seen("assistant/tool_use", &["tool_use", "status plan*"], "`TodoWrite` also sets the plan"),
+    told(
+        "assistant/web_search_tool_result",
+        &["tool_result*"],
+        "as any block with a `tool_use_id`",
+    ),
+    told("auth_status", &["status info*"], "concerns the account, not the turn"),
     seen(
         "command_lifecycle",
         &[],
         "a receipt for prompts with a `uuid`; ours have none, delivery is the keeper's to say",
     ),
-    told("control_cancel_request", &["permission_gone"], ""),
+    told("control_cancel_request", &["permission_gone*"], ""),
     seen("control_request/can_use_tool", &["permission_request"], ""),
-    told("control_request/hook_callback", &["write"], "we register no hooks; it is let through"),
+    told("control_request/hook_callback", &["write*"], "we register no hooks; it is let through"),
     seen("control_response/error", &["error"], ""),
     seen(
         "control_response/success",
@@ -60,13 +65,13 @@ pub const TABLE: &[Row] = &[
     told("prompt_suggestion", &[], "a guess at what the person may say next"),
     told(
         "rate_limit_event",
-        &["status info"],
+        &["status info*"],
         "nothing while there is room; the refusal itself comes as an error",
     ),
     seen(
         "result",
-        &["turn_started", "stream_end", "text", "task_notification", "status usage", "turn_ended"],
-        "`text` only if it stands nowhere else; `task_notification` for a background turn inside a prompt's turn; `turn_started` if the process failed before its first turn",
+        &["turn_started", "stream_end*", "text*", "status usage", "turn_ended"],
+        "`text` only if it stands nowhere else; nothing at the end of a turn that the agent began inside a prompt's turn; `turn_started` if the process failed before its first turn",
     ),
     seen(
         "stream_event/content_block_delta/input_json_delta",
@@ -79,7 +84,7 @@ pub const TABLE: &[Row] = &[
     told("stream_event/content_block_delta/citations_delta", &[], "no event has room for it"),
     seen(
         "stream_event/content_block_start",
-        &["stream_delta"],
+        &["stream_delta*"],
         "a delta only if the block begins with text",
     ),
     seen(
@@ -90,20 +95,20 @@ pub const TABLE: &[Row] = &[
     seen("stream_event/message_delta", &[], "its token counts go into the next `status usage`"),
     seen(
         "stream_event/message_start",
-        &["stream_end"],
+        &["stream_end*"],
         "names the blocks to come; ends what an abandoned message left open",
     ),
-    seen("stream_event/message_stop", &["stream_end"], "only if a block was left open"),
+    seen("stream_event/message_stop", &["stream_end*"], "only if a block was left open"),
     told("stream_event/ping", &[], "says nothing"),
     seen("system/api_retry", &["status retrying"], "the turn goes on"),
     seen("system/background_tasks_changed", &[], "the same tasks come one by one"),
     told(
         "system/compact_boundary",
-        &["status info"],
+        &["status info*"],
         "the conversation's history changed, not its course",
     ),
-    told("system/hook_response", &["status info"], "a program of the person's own ran"),
-    told("system/hook_started", &["status info"], "a program of the person's own runs"),
+    told("system/hook_response", &["status info*"], "a program of the person's own ran"),
+    told("system/hook_started", &["status info*"], "a program of the person's own runs"),
     seen(
         "system/init",
         &["turn_started", "native_id", "status model", "status mode"],
@@ -111,18 +116,18 @@ pub const TABLE: &[Row] = &[
     ),
     told(
         "system/local_command_output",
-        &["status info"],
+        &["status info*"],
         "what a slash command printed; the model did not say it",
     ),
     told(
         "system/permission_denied",
-        &["status info"],
+        &["status info*"],
         "a rule denied it; the call gets its `tool_result` as well",
     ),
     told("system/session_state_changed", &[], "the turn's lines say the same"),
     seen("system/status", &["status working", "status mode"], "what the agent does now"),
     seen("system/task_notification", &["task_notification"], ""),
-    told("system/task_progress", &["task_notification"], ""),
+    told("system/task_progress", &["task_notification*"], ""),
     seen("system/task_started", &["task_notification"], ""),
     seen("system/task_updated", &["task_notification"], ""),
     seen(
@@ -130,22 +135,22 @@ pub const TABLE: &[Row] = &[
         &["status working"],
         "an estimate; nothing while the thoughts themselves are shown",
     ),
-    told("tool_progress", &["status working"], "a sign of life of a long call"),
-    told("tool_use_summary", &["status info"], "a digest of calls that are all in the log"),
+    told("tool_progress", &["status working*"], "a sign of life of a long call"),
+    told("tool_use_summary", &["status info*"], "a digest of calls that are all in the log"),
     seen(
         "user/local_command",
-        &["status info", "error"],
+        &["status info", "error*"],
         "what a slash command printed; the model did not say it",
     ),
     seen("user/replay", &[], "the echo of a prompt, which the run's head has"),
     seen(
         "user/text",
-        &["status info", "text"],
+        &["status info", "text*"],
         "the marker of an interrupt is a `status`; what a subagent is told is a `text` of role `user`",
     ),
     seen(
         "user/tool_result",
-        &["permission_gone", "tool_result"],
+        &["permission_gone*", "tool_result"],
         "a request about a call that has its result is over",
     ),
 ];

@@ -115,7 +115,9 @@ impl Claude {
         let text = joined(&line["message"]["content"]);
         let failed =
             field::flag(line, "is_api_error_message") || field::text(line, "error").is_some();
-        self.spoke();
+        if parent.is_none() {
+            self.spoke();
+        }
         out.push(Output::Event(if failed {
             Event::Error {
                 content: self.unnamed(&text, line),

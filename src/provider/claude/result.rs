@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{Claude, field};
 use crate::provider::{Ending, Origin, Output};
-use crate::run::event::{Event, Reason, Status, StatusKind, TaskStatus, TokenBudget, Usage};
+use crate::run::event::{Event, Reason, Status, StatusKind, TokenBudget, Usage};
 
 /// What was consumed so far.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ impl Claude {
         let usage = self.meter.since(line);
         let ours = self.turn.as_ref().is_some_and(|turn| turn.origin == Origin::User);
         if ours && by_itself(line) {
-            self.reported(line, usage, out);
+            self.reported(usage);
             return true;
         }
         self.ensure_turn(out);
@@ -109,23 +109,12 @@ impl Claude {
     }
 
     /// A turn that the agent began by itself ended inside a prompt's turn: it is not that one's
-    /// end, but belongs to it.
-    fn reported(&mut self, line: &Value, usage: Usage, out: &mut Vec<Output>) {
+    /// end, yet what it consumed belongs to it. What it said was in lines before.
+    fn reported(&mut self, usage: Usage) {
         if let Some(turn) = &mut self.turn {
             let carried = turn.carried.take();
             turn.carried = Some(carried.into_iter().fold(usage, sum));
         }
-        let run_id = field::text(&line["origin"], "runId").unwrap_or("background");
-        let status = match field::flag(line, "is_error") {
-            true => TaskStatus::Failed,
-            false => TaskStatus::Completed,
-        };
-        out.push(Output::Event(Event::TaskNotification {
-            task_id: self.reporting(run_id),
-            status,
-            summary: field::owned(line, "result"),
-            parent_tool_id: None,
-        }));
     }
 
     /// What the turn consumed, unless it never got as far as a model.

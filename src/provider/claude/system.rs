@@ -13,8 +13,6 @@ use crate::run::event::{Event, Retry, Status, StatusKind, TaskStatus};
 pub(super) struct Task {
     /// The tool call that started it.
     pub(super) tool_id: Option<String>,
-    /// How the `result` of its report names it.
-    pub(super) run_id: Option<String>,
 }
 
 impl Claude {
@@ -94,7 +92,7 @@ impl Claude {
         let Some(task_id) = field::owned(line, "task_id") else { return };
         let tool_id = field::owned(line, "tool_use_id")
             .or_else(|| self.tasks.get(&task_id).and_then(|task| task.tool_id.clone()));
-        let task = Task { tool_id: tool_id.clone(), run_id: field::owned(line, "run_id") };
+        let task = Task { tool_id: tool_id.clone() };
         remember(&mut self.tasks, &task_id, task);
         out.push(Output::Event(Event::TaskNotification {
             task_id,
@@ -102,14 +100,6 @@ impl Claude {
             summary: field::owned(line, summary),
             parent_tool_id: tool_id,
         }));
-    }
-
-    /// The task whose report made the agent begin a turn: its own id, if it is known.
-    pub(super) fn reporting(&self, run_id: &str) -> String {
-        self.tasks
-            .iter()
-            .find(|(_, task)| task.run_id.as_deref() == Some(run_id))
-            .map_or_else(|| run_id.to_owned(), |(task_id, _)| task_id.clone())
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn category(tool: &str) -> Category {
 
 /// One line for people: what the call is about, as its input says.
 pub(super) fn title(input: &Value) -> Option<String> {
-    const KEYS: [&str; 9] = [
+    const KEYS: [&str; 10] = [
         "command",
         "file_path",
         "notebook_path",
@@ -37,8 +37,10 @@ pub(super) fn title(input: &Value) -> Option<String> {
         "description",
         "skill",
         "path",
+        "plan",
     ];
-    let text = KEYS.iter().find_map(|key| field::text(input, key))?;
+    let question = || field::text(&input["questions"][0], "question");
+    let text = KEYS.iter().find_map(|key| field::text(input, key)).or_else(question)?;
     let line = text.lines().find(|line| !line.trim().is_empty())?.trim();
     if line.chars().count() <= TITLE_CHARS {
         return Some(line.to_owned());
