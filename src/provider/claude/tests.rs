@@ -1,4 +1,5 @@
 //! What no recording shows: options, answers in all their forms, bounds, odd lines.
+#![allow(clippy::unwrap_used, reason = "a test may end by a panic")]
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
