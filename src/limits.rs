@@ -87,6 +87,8 @@ pub const PULL_BYTES: usize = 64 << 10;
 pub const MESSAGES_PER_TURN: usize = 32;
 /// Replies that wait for their commit or for room; above it the connection stops reading.
 pub const OUTBOX_MAX: usize = 64;
+/// Pending permission requests in one `chat_subscribed`; the rest are left to the replay.
+pub const PENDING_BYTES_MAX: usize = 512 << 10;
 /// A connection that was caught up sends at once, then leaves wakes alone for this long.
 pub const WAKE_GAP_MS: i64 = 10;
 /// Targets in one `chat.subscribe`, and subscriptions of one connection.
@@ -210,6 +212,10 @@ pub const HEADERS_MAX: usize = 64;
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 1000;
 /// Items in one page of a REST list.
 pub const PAGE_MAX: usize = 1000;
+/// Bytes of events in one page of a REST list; one event may exceed it by itself.
+pub const PAGE_BYTES_MAX: usize = 4 << 20;
+/// A session's title.
+pub const TITLE_BYTES_MAX: usize = 500;
 /// Items in one page of a REST list, if the client does not say.
 pub const PAGE_DEFAULT: usize = 100;
 
@@ -218,6 +224,7 @@ const _: () = {
     assert!(EVENT_BYTES_CEILING < WRITE_BUFFER_BYTES_MAX - WRITE_RESERVE_BYTES);
     assert!(EVENT_BYTES_DEFAULT <= (16 << 20) / 4, "an event is at most a quarter of the ring");
     assert!(PULL_BYTES <= WRITE_BUFFER_BYTES_MAX);
+    assert!(PENDING_BYTES_MAX < WRITE_BUFFER_BYTES_MAX - WRITE_RESERVE_BYTES - PULL_BYTES);
     assert!(LINE_HEAD_BYTES < LINE_BYTES_DEFAULT);
     assert!(LINE_HEAD_BYTES < EVENT_BYTES_DEFAULT);
     assert!(LINE_BYTES_DEFAULT <= LINE_BYTES_CEILING);

@@ -176,6 +176,14 @@ pub struct ChatSubscribed {
     pub error: Option<ErrorCode>,
 }
 
+impl Ack {
+    /// An acknowledgement of a message of this `type`.
+    #[must_use]
+    pub fn of(of: &'static str) -> Self {
+        Self { of, ..Self::default() }
+    }
+}
+
 impl ChatSubscribed {
     /// What an unknown session gets: idle, and the reason.
     #[must_use]

@@ -1,5 +1,300 @@
 //! The front door: one port for REST, the page and WebSockets.
+//!
+//! `Server` puts it together; what each part may know stands at its head.
 
+pub mod api;
 pub mod auth;
+pub mod connection;
 pub mod http;
+pub mod listener;
+pub mod news;
+pub mod socket;
+pub mod subscriber;
+pub mod view;
 pub mod wait;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, bounded};
+use serde_json::{Value, json};
+
+use crate::limits::Limits;
+use crate::protocol::gateway::FrameLimits;
+use crate::protocol::message::ErrorCode;
+use crate::registry::{RefusalCode, Registry};
+use crate::server::api::Api;
+use crate::server::auth::{Auth, Credential, Login};
+use crate::server::http::gate::{BadUrl, Gate};
+use crate::server::http::head::Head;
+use crate::server::http::response::{Refused, Response};
+use crate::server::http::{Answer, Request, Site, Upgrade, converse};
+use crate::server::listener::{Listener, Serve};
+use crate::server::subscriber::Greeting;
+use crate::server::wait::Waiter;
+use crate::store::Readers;
+use crate::sync::Arc;
+use ::http::{Method, StatusCode};
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where to listen; port 0 is any free one.
+    pub bind: SocketAddr,
+    /// The bounds and deadlines in force.
+    pub limits: Limits,
+    /// Host names beyond loopback and `public_url`'s.
+    pub allowed_hosts: Vec<String>,
+    /// What browsers see; empty for none.
+    pub public_url: String,
+    /// Let everybody in.
+    pub no_auth: bool,
+    /// Directories under which sessions may live. Those that do not exist count for nothing.
+    pub project_roots: Vec<PathBuf>,
+    /// The names that a session's `provider` may have.
+    pub providers: Vec<String>,
+    /// Where the token lies.
+    pub data_dir: PathBuf,
+    /// This program's version.
+    pub version: String,
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    PublicUrl(#[from] BadUrl),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {bind}: {source}")]
+    Bind {
+        /// Which.
+        bind: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The token cannot be read or made.
+    #[error("cannot use the token in {}: {source}", dir.display())]
+    Token {
+        /// The data directory.
+        dir: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// No thread or descriptor is to be had.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A server that serves.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    listener: Listener,
+    fatal: Receiver<String>,
+}
+
+impl Server {
+    /// Listens and serves from now on.
+    ///
+    /// # Errors
+    /// See `StartError`.
+    pub fn start(
+        config: ServerConfig,
+        registry: Arc<Registry>,
+        readers: Arc<Readers>,
+    ) -> Result<Self, StartError> {
+        let gate = Gate::new(config.bind.ip(), &config.allowed_hosts, &config.public_url)?;
+        let bind = config.bind;
+        let refused = |source| StartError::Bind { bind, source };
+        let socket = TcpListener::bind(bind).map_err(refused)?;
+        let address = socket.local_addr().map_err(refused)?;
+        let auth = if config.no_auth {
+            Auth::open()
+        } else {
+            let dir = config.data_dir;
+            let token = auth::load_token(&dir);
+            let token = token.map_err(|source| StartError::Token { dir, source })?;
+            let path = format!("{}/", gate.base_path());
+            Auth::with_token(&token, address.port(), &path, gate.is_https())
+        };
+        let roots = config.project_roots.iter().filter_map(|root| root.canonicalize().ok());
+        let front = Front {
+            gate,
+            auth,
+            limits: config.limits.clone(),
+            api: Api {
+                registry,
+                readers,
+                project_roots: roots.collect(),
+                providers: config.providers,
+                version: config.version,
+            },
+        };
+        let (report, fatal) = bounded(1);
+        let serve: Arc<Serve> = Arc::new(move |stream, waiter: &Waiter| {
+            front.serve(stream, waiter);
+        });
+        let max = config.limits.connections_max;
+        Ok(Self { address, listener: Listener::start(socket, max, serve, report)?, fatal })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Says so once if accepting had to stop: the process must end.
+    #[must_use]
+    pub const fn fatal(&self) -> &Receiver<String> {
+        &self.fatal
+    }
+
+    /// Takes no more connections. Those that are there end once their clients have what they will
+    /// get: `Registry::close`, to be called before this, says in which mode and when that is.
+    pub fn drain(&self) {
+        self.listener.drain();
+    }
+
+    /// Waits for the connections to end, stops those left at `deadline`, joins all threads.
+    /// `false` if a thread had to be left behind.
+    #[must_use]
+    pub fn join(self, deadline: Instant) -> bool {
+        self.listener.join(deadline)
+    }
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Front {
+    gate: Gate,
+    auth: Auth,
+    limits: Limits,
+    api: Api,
+}
+
+impl Front {
+    /// One connection, from its first byte to its last.
+    fn serve(&self, stream: TcpStream, waiter: &Waiter) {
+        let Some(Upgrade { request, leftover }) = converse(&stream, waiter, self) else {
+            return;
+        };
+        let parts = connection::Parts {
+            registry: &self.api.registry,
+            readers: &self.api.readers,
+            limits: &self.limits,
+            greeting: Greeting {
+                server: format!("reattach/{}", self.api.version),
+                heartbeat_ms: self.limits.heartbeat_ms,
+                limits: FrameLimits {
+                    message_bytes_max: self.limits.message_bytes_max,
+                    event_bytes_max: self.limits.event_bytes_max,
+                },
+                epoch: self.api.registry.epoch(),
+            },
+            by: api::sender(request.credential, &request.head.headers),
+        };
+        // The head's buffers are not needed for as long as a connection lives.
+        drop(request);
+        connection::serve(stream, leftover, waiter, parts);
+    }
+
+    fn login(&self, request: &Request) -> Response {
+        let body: Option<Value> = serde_json::from_slice(&request.body).ok();
+        let code = body.as_ref().and_then(|body| body.get("code")).and_then(Value::as_str);
+        let Some(code) = code else {
+            let message = "code must be a string: the token.";
+            return Response::error(StatusCode::BAD_REQUEST, "INVALID_FIELD", message);
+        };
+        match self.auth.login(code, Instant::now()) {
+            Login::Welcome(cookie) => {
+                let welcome = Response::json(StatusCode::OK, &json!({ "ok": true }));
+                match cookie {
+                    Some(cookie) => welcome.with("Set-Cookie", cookie),
+                    None => welcome,
+                }
+            }
+            Login::Wrong => unauthorized("That is not the token.").into(),
+            Login::Wait(seconds) => {
+                let message = "Too many wrong tokens; try again later.";
+                Response::error(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_ATTEMPTS", message)
+                    .with("Retry-After", seconds.to_string())
+            }
+        }
+    }
+}
+
+/// Where a browser exchanges the token for a cookie.
+const LOGIN: &str = "/api/v1/login";
+
+impl Site for Front {
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    fn body_bytes_max(&self) -> u64 {
+        u64::try_from(self.limits.message_bytes_max).unwrap_or(u64::MAX)
+    }
+
+    fn credential(&self, head: &Head) -> Result<Option<Credential>, Refused> {
+        let credential = self.auth.credential(&head.headers);
+        let reading = matches!(head.method, Method::GET | Method::HEAD);
+        let open = match head.path.as_str() {
+            "/healthz" | "/readyz" => true,
+            LOGIN => head.method == Method::POST,
+            path => reading && asset(path).is_some(),
+        };
+        if credential.is_none() && !open {
+            let message = "Send the token: Authorization: Bearer TOKEN, or log in for a cookie.";
+            return Err(unauthorized(message));
+        }
+        Ok(credential)
+    }
+
+    fn answer(&self, request: &Request) -> Answer {
+        let path = request.head.path.as_str();
+        if path == "/ws" {
+            return Answer::WebSocket;
+        }
+        let reading = matches!(request.head.method, Method::GET | Method::HEAD);
+        let response = match asset(path).filter(|_| reading) {
+            Some(response) => response,
+            None if path == LOGIN && request.head.method == Method::POST => self.login(request),
+            None => self.api.answer(request).unwrap_or_else(|| {
+                let message = "There is nothing at this path.";
+                Response::error(StatusCode::NOT_FOUND, "NOT_FOUND", message)
+            }),
+        };
+        Answer::Response(response)
+    }
+}
+
+/// The page's files.
+fn asset(_path: &str) -> Option<Response> {
+    None
+}
+
+fn unauthorized(message: &str) -> Refused {
+    Refused::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
+}
+
+/// The wire's word for a refusal.
+fn error_code(code: RefusalCode) -> ErrorCode {
+    match code {
+        RefusalCode::SessionNotFound => ErrorCode::SessionNotFound,
+        RefusalCode::UnsupportedProvider => ErrorCode::UnsupportedProvider,
+        RefusalCode::RunInProgress => ErrorCode::RunInProgress,
+        RefusalCode::NoActiveRun => ErrorCode::NoActiveRun,
+        RefusalCode::RunNotFound => ErrorCode::RunNotFound,
+        RefusalCode::PermissionNotFound => ErrorCode::PermissionNotFound,
+        RefusalCode::PermissionAlreadyResolved => ErrorCode::PermissionAlreadyResolved,
+        RefusalCode::Busy => ErrorCode::Busy,
+        RefusalCode::StoreUnavailable => ErrorCode::StoreUnavailable,
+        RefusalCode::ShuttingDown => ErrorCode::ShuttingDown,
+        RefusalCode::InvalidField => ErrorCode::InvalidField,
+        RefusalCode::Internal => ErrorCode::InternalError,
+    }
+}

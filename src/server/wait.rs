@@ -224,12 +224,11 @@ mod tests {
         let (server, _client) = pair();
         let waiter = Waiter::new().expect("a descriptor");
         let bell = waiter.bell();
-        std::thread::spawn(move || {
+        let ringer = std::thread::Builder::new().name("ringer".into()).spawn(move || {
             bell.ring();
             bell.ring();
-        })
-        .join()
-        .expect("rung");
+        });
+        ringer.expect("a thread").join().expect("rung");
         let only_wake = Interest { wake: true, ..Interest::default() };
         for _ in 0..2 {
             assert!(waiter.wait(server.as_fd(), only_wake, SOON).expect("polled").woken);

@@ -24,7 +24,7 @@ use crate::run::event::{
 pub struct Jsonl {
     /// The turn has begun: set by the first record.
     started: bool,
-    /// It said `complete`: another one means nothing (I1).
+    /// It said `complete`; what it says afterwards means nothing (I3).
     ended: bool,
 }
 
@@ -53,9 +53,11 @@ const GATEWAY_KINDS: [&str; 16] = [
 ];
 
 impl Jsonl {
-    /// What a record means. What follows `complete` is folded too, so that the worker can count
-    /// what it does not log (I3).
+    /// What a record means. After `complete` nothing does.
     pub fn fold(&mut self, record: &Record) -> Vec<Output> {
+        if self.ended {
+            return Vec::new();
+        }
         let mut outputs = Vec::with_capacity(1);
         if !self.started {
             self.started = true;
@@ -96,7 +98,6 @@ impl Jsonl {
             "session_created" => session_created(&fields, outputs),
             "permission_request" => permission_request(line, fields, outputs),
             "permission_cancelled" => permission_cancelled(line, &fields, outputs),
-            "complete" if self.ended => {}
             "complete" => {
                 self.ended = true;
                 outputs.push(Output::TurnEnded(ending(fields)));

@@ -115,7 +115,7 @@ impl Gate {
 }
 
 /// The one value of a header; `None` if it is absent, `Some("")` if it is no text.
-fn text<'a>(headers: &'a HeaderMap, name: impl header::AsHeaderName) -> Option<&'a str> {
+fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
     headers.get(name).map(|value| value.to_str().unwrap_or_default())
 }
 

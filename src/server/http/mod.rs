@@ -7,10 +7,8 @@ pub mod gate;
 pub mod head;
 pub mod response;
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::net::TcpStream;
+use std::time::Instant;
 
 use http::{Method, StatusCode, Version, header};
 
@@ -19,7 +17,8 @@ use crate::server::auth::Credential;
 use crate::server::http::gate::Gate;
 use crate::server::http::head::{Head, Parsed};
 use crate::server::http::response::{Refused, Response};
-use crate::server::wait::{Interest, Order, Waiter};
+use crate::server::socket::{Failure, Socket, after};
+use crate::server::wait::{Order, Waiter};
 
 /// A request that passed every check but that of its meaning.
 #[derive(Clone, Debug)]
@@ -228,99 +227,6 @@ fn fill_or_late(socket: &Socket<'_>, buffer: &mut Vec<u8>, until: Instant) -> Re
             Refused::new(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", message).into()
         }
     })
-}
-
-fn after(ms: i64) -> Instant {
-    Instant::now() + Duration::from_millis(ms.unsigned_abs())
-}
-
-/// A non-blocking socket, used with deadlines.
-struct Socket<'a> {
-    stream: &'a TcpStream,
-    waiter: &'a Waiter,
-}
-
-enum Failure {
-    /// The other side is gone, or the listener's order was reached.
-    Gone,
-    /// The deadline passed.
-    Late,
-}
-
-impl Socket<'_> {
-    /// Appends what comes next to `buffer`: at least one byte.
-    fn fill(&self, buffer: &mut Vec<u8>, until: Instant, end_at: Order) -> Result<(), Failure> {
-        let mut chunk = [0_u8; 4096];
-        loop {
-            match (&mut &*self.stream).read(&mut chunk) {
-                Ok(0) => return Err(Failure::Gone),
-                Ok(count) => {
-                    buffer.extend_from_slice(&chunk[..count]);
-                    return Ok(());
-                }
-                Err(error) => self.wait_after(&error, false, until, end_at)?,
-            }
-        }
-    }
-
-    /// Sends all of `bytes`.
-    fn send(&self, mut bytes: &[u8], within_ms: i64) -> Result<(), Failure> {
-        let until = after(within_ms);
-        while !bytes.is_empty() {
-            match (&mut &*self.stream).write(bytes) {
-                Ok(0) => return Err(Failure::Gone),
-                Ok(count) => bytes = &bytes[count..],
-                Err(error) => self.wait_after(&error, true, until, Order::Stop)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until it is worth trying again what just failed with `error`.
-    fn wait_after(
-        &self,
-        error: &io::Error,
-        write: bool,
-        until: Instant,
-        end_at: Order,
-    ) -> Result<(), Failure> {
-        match error.kind() {
-            io::ErrorKind::Interrupted => return Ok(()),
-            io::ErrorKind::WouldBlock => {}
-            _ => return Err(Failure::Gone),
-        }
-        if self.waiter.order() >= end_at {
-            return Err(Failure::Gone);
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Failure::Late);
-        }
-        let interest = Interest { read: !write, write, wake: true };
-        let ready = self.waiter.wait(self.stream.as_fd(), interest, Some(left));
-        if ready.map_err(|_| Failure::Gone)?.woken {
-            self.waiter.drain();
-        }
-        Ok(())
-    }
-
-    /// Lets the client read the last answer: closing while input is unread would reset the
-    /// connection, and the answer with it.
-    fn farewell(&self) {
-        let until = after(limits::FAREWELL_MS);
-        if self.stream.shutdown(Shutdown::Write).is_err() {
-            return;
-        }
-        let mut sink = Vec::new();
-        let mut budget = limits::HEAD_BYTES_MAX * 16;
-        while self.fill(&mut sink, until, Order::Drain).is_ok() {
-            budget = budget.saturating_sub(sink.len());
-            sink.clear();
-            if budget == 0 {
-                return;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

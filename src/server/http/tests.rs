@@ -1,5 +1,7 @@
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -38,13 +40,17 @@ impl Site for Echo {
     }
 }
 
+fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+    thread::Builder::new().name("conn-test".into()).spawn(work).expect("a thread")
+}
+
 /// Serves one connection; the handle gives what was left for a WebSocket.
 fn serve() -> (TcpStream, thread::JoinHandle<Option<Vec<u8>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
     client.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
     let server = listener.accept().expect("accepted").0;
-    let handle = thread::spawn(move || {
+    let handle = spawn(move || {
         server.set_nonblocking(true).expect("a socket");
         let waiter = Waiter::new().expect("a descriptor");
         let gate = Gate::new("127.0.0.1".parse().expect("an address"), &[], "http://x/base");
@@ -162,7 +168,7 @@ fn an_idle_connection_ends_when_told_to_drain() {
     server.set_nonblocking(true).expect("a socket");
     let waiter = Waiter::new().expect("a descriptor");
     let bell = waiter.bell();
-    let handle = thread::spawn(move || {
+    let handle = spawn(move || {
         let gate = Gate::new("127.0.0.1".parse().expect("an address"), &[], "");
         converse(&server, &waiter, &Echo(gate.expect("a gate"))).is_none()
     });

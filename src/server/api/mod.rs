@@ -1,0 +1,335 @@
+//! REST: routes, and what they share. Reads show the durable state; a 2xx of a write follows its
+//! commit. Must not know sockets or tungstenite.
+
+mod events;
+mod permissions;
+pub mod query;
+mod runs;
+mod sessions;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use http::{HeaderMap, Method, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::limits;
+use crate::protocol::fields::{BadField, Fields};
+use crate::protocol::message::{ErrorCode, VERSION, session_id};
+use crate::registry::{Pending, Refusal, Registry, StoreState};
+use crate::run::event::{By, ByKind};
+use crate::run::id::{Millis, NativeId, SessionId};
+use crate::run::log::Settled;
+use crate::run::wake::{Bell, Waker};
+use crate::server::api::query::{Query, decode};
+use crate::server::auth::Credential;
+use crate::server::http::Request;
+use crate::server::http::response::Response;
+use crate::server::subscriber::CLI;
+use crate::server::{error_code, view};
+use crate::store::{ReadError, Readers, SessionView};
+use crate::sync::Arc;
+
+/// What the routes work on.
+#[derive(Debug)]
+pub struct Api {
+    /// Decides and writes.
+    pub registry: Arc<Registry>,
+    /// Reads.
+    pub readers: Arc<Readers>,
+    /// Directories under which sessions may live, resolved.
+    pub project_roots: Vec<PathBuf>,
+    /// The names that a session's `provider` may have.
+    pub providers: Vec<String>,
+    /// This program's version.
+    pub version: String,
+}
+
+/// Why a request is not fulfilled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    status: StatusCode,
+    code: String,
+    message: String,
+}
+
+/// A request on its way through the routes.
+struct Call<'a> {
+    api: &'a Api,
+    request: &'a Request,
+    query: Query,
+    by: By,
+    now: Millis,
+}
+
+type Outcome = Result<Response, Problem>;
+
+impl Api {
+    /// Answers a request below `/api/v1`, or of the few paths beside it. `None`: not ours.
+    #[must_use]
+    pub fn answer(&self, request: &Request) -> Option<Response> {
+        let path = request.head.path.as_str();
+        let method = &request.head.method;
+        let outcome = match path {
+            "/healthz" | "/readyz" | "/version" if !is_reading(method) => Err(not_allowed()),
+            "/healthz" => Ok(Response::json(StatusCode::OK, &json!({ "ok": true }))),
+            "/readyz" => Ok(self.ready()),
+            "/version" => Ok(self.version()),
+            _ => {
+                let rest = path.strip_prefix("/api/v1/")?;
+                self.route(request, rest)
+            }
+        };
+        Some(outcome.unwrap_or_else(Response::from))
+    }
+
+    fn route(&self, request: &Request, path: &str) -> Outcome {
+        let segments = path.split('/').map(decode).collect::<Result<Vec<_>, _>>()?;
+        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let query = Query::read(&request.head.query)?;
+        let by = sender(request.credential, &request.head.headers);
+        let call = Call { api: self, request, query, by, now: Millis::now() };
+        let method = match request.head.method.as_str() {
+            "HEAD" => "GET",
+            other => other,
+        };
+        match (method, segments.as_slice()) {
+            ("GET", ["sessions"]) => sessions::list(&call),
+            ("POST", ["sessions"]) => sessions::create(&call),
+            ("GET", ["sessions", id]) => sessions::show(&call, id),
+            ("PATCH", ["sessions", id]) => sessions::edit(&call, id),
+            ("DELETE", ["sessions", id]) => sessions::delete(&call, id),
+            ("GET", ["sessions", id, "runs"]) => runs::of_session(&call, id),
+            ("POST", ["sessions", id, "runs"]) => runs::start(&call, id),
+            ("GET", ["sessions", id, "events"]) => events::page(&call, id),
+            ("GET", ["sessions", id, "queue"]) => sessions::queue(&call, id),
+            ("GET", ["runs"]) => runs::list(&call),
+            ("GET", ["runs", id]) => runs::show(&call, id),
+            ("POST", ["runs", id, "abort"]) => runs::abort(&call, id),
+            ("GET", ["runs", id, "events", seq]) => events::whole(&call, id, seq),
+            ("GET", ["permissions"]) => permissions::list(&call),
+            ("POST", ["permissions", id]) => permissions::answer(&call, id),
+            (
+                _,
+                ["sessions" | "runs" | "permissions"]
+                | ["sessions" | "runs" | "permissions", _]
+                | ["sessions", _, "runs" | "events" | "queue"]
+                | ["runs", _, "abort"]
+                | ["runs", _, "events", _],
+            ) => Err(not_allowed()),
+            _ => Err(not_found()),
+        }
+    }
+
+    fn ready(&self) -> Response {
+        match self.registry.store_state() {
+            StoreState::Good => Response::json(StatusCode::OK, &json!({ "ok": true })),
+            StoreState::Bad(code) => {
+                let message = format!("The store cannot write now ({code}).");
+                let code = ErrorCode::StoreUnavailable;
+                Response::from(Problem::of(code, &message))
+            }
+        }
+    }
+
+    fn version(&self) -> Response {
+        let body = json!({
+            "name": "reattach", "version": self.version, "protocol": VERSION,
+            "logEpoch": self.registry.epoch(),
+        });
+        Response::json(StatusCode::OK, &body)
+    }
+}
+
+impl Call<'_> {
+    /// The body's fields.
+    fn fields(&self) -> Result<Fields, Problem> {
+        let body = serde_json::from_slice::<Value>(&self.request.body).ok();
+        body.and_then(Fields::of).ok_or_else(|| {
+            let message = "The body must be one JSON object, as UTF-8 text.";
+            Problem::of(ErrorCode::InvalidMessage, message)
+        })
+    }
+
+    /// A session by its app id, or else by its provider's.
+    fn session(&self, named: &str) -> Result<SessionView, Problem> {
+        let readers = &self.api.readers;
+        let by_app_id = match session_id(named) {
+            Some(id) => readers.session_view(id)?,
+            None => None,
+        };
+        let found = match by_app_id {
+            Some(view) => Some(view),
+            None => match readers.session_by_native(&NativeId(named.to_owned()))? {
+                Some(id) => readers.session_view(id)?,
+                None => None,
+            },
+        };
+        found.ok_or_else(|| no_session(named))
+    }
+
+    /// The same, as REST shows it, after a write.
+    fn show(&self, status: StatusCode, id: SessionId) -> Outcome {
+        let view = self.api.readers.session_view(id)?;
+        let view = view.ok_or_else(|| no_session(&id.to_string()))?;
+        Ok(Response::json(status, &view::session(&view)))
+    }
+
+    /// Waits until a write is on disk, at most `limits::COMMIT_WAIT_MS`.
+    fn commit(&self, pending: &Pending) -> Result<(), Problem> {
+        let (knock, knocked) = bounded(1);
+        let waker = Waker::new(Box::new(Knock(knock)));
+        let deadline = Duration::from_millis(limits::COMMIT_WAIT_MS.unsigned_abs());
+        let until = std::time::Instant::now() + deadline;
+        loop {
+            match pending.wake(&waker) {
+                Settled::Committed => return Ok(()),
+                Settled::Rejected => {
+                    let message = "The store refused to write this; the run's end says more.";
+                    return Err(Problem::of(ErrorCode::InternalError, message));
+                }
+                Settled::Waiting => {}
+            }
+            if knocked.recv_deadline(until).is_err() {
+                self.api.registry.forget(&waker);
+                let message = "It is not known whether this was recorded: the store cannot write \
+                               now. Send it again later, with the same clientMessageId.";
+                return Err(Problem::of(ErrorCode::StoreUnavailable, message));
+            }
+            // As every owner of a bell: first it is silenced, then what it rang for is taken.
+            waker.take();
+        }
+    }
+}
+
+/// Rings by a message that nobody needs to have taken.
+struct Knock(Sender<()>);
+
+impl Bell for Knock {
+    fn ring(&self) {
+        // Full means that it has been rung and not been heard yet.
+        self.0.try_send(()).ok();
+    }
+}
+
+impl Problem {
+    /// A problem with a code of the closed list.
+    #[must_use]
+    pub fn of(code: ErrorCode, message: &str) -> Self {
+        let word = match serde_json::to_value(code) {
+            Ok(Value::String(word)) => word,
+            _ => String::from("INTERNAL_ERROR"),
+        };
+        Self { status: status_of(code), code: word, message: message.to_owned() }
+    }
+
+    /// A field or parameter that cannot be used.
+    #[must_use]
+    pub fn field(message: &str) -> Self {
+        Self::of(ErrorCode::InvalidField, message)
+    }
+
+    /// A request that cannot be read.
+    #[must_use]
+    pub fn bad_request(message: &str) -> Self {
+        let code = "BAD_REQUEST".to_owned();
+        Self { status: StatusCode::BAD_REQUEST, code, message: message.to_owned() }
+    }
+}
+
+impl From<Problem> for Response {
+    fn from(problem: Problem) -> Self {
+        let response = Self::error(problem.status, &problem.code, &problem.message);
+        match problem.status {
+            StatusCode::SERVICE_UNAVAILABLE => response.with("Retry-After", "1"),
+            _ => response,
+        }
+    }
+}
+
+impl From<BadField> for Problem {
+    fn from(bad: BadField) -> Self {
+        Self::field(&bad.to_string())
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self::of(error_code(refusal.code), &refusal.message)
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::BadCursor(_) => Self::field("cursor must be one that this list gave."),
+            error => Self::of(ErrorCode::StoreUnavailable, &error.to_string()),
+        }
+    }
+}
+
+/// Who sends a request, for the record of who did what.
+#[must_use]
+pub fn sender(credential: Option<Credential>, headers: &HeaderMap) -> By {
+    let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+    let agent = agent.unwrap_or_default();
+    // Browsers send these two; under `--no-auth` there is no cookie to tell them by.
+    let browser = headers.contains_key("sec-fetch-site") || headers.contains_key(header::ORIGIN);
+    let kind = match credential {
+        Some(Credential::Cookie) => ByKind::Web,
+        Some(Credential::Open) if browser => ByKind::Web,
+        _ if agent.starts_with(CLI) => ByKind::Cli,
+        _ => ByKind::Api,
+    };
+    let name = match kind {
+        ByKind::Web => String::from("page"),
+        _ => agent.chars().take(64).collect(),
+    };
+    By { kind, name }
+}
+
+fn status_of(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::SessionNotFound | ErrorCode::RunNotFound | ErrorCode::PermissionNotFound => {
+            StatusCode::NOT_FOUND
+        }
+        ErrorCode::RunInProgress
+        | ErrorCode::NoActiveRun
+        | ErrorCode::PermissionAlreadyResolved => StatusCode::CONFLICT,
+        ErrorCode::Busy | ErrorCode::StoreUnavailable | ErrorCode::ShuttingDown => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        ErrorCode::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorCode::SessionIdRequired
+        | ErrorCode::UnsupportedProvider
+        | ErrorCode::UnknownMessageType
+        | ErrorCode::InvalidMessage
+        | ErrorCode::InvalidField => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// A page of a list.
+fn listed(items: Vec<Value>, next: Option<String>) -> Response {
+    Response::json(StatusCode::OK, &json!({ "items": items, "nextCursor": next }))
+}
+
+fn is_reading(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
+fn no_session(named: &str) -> Problem {
+    let named: String = named.chars().take(limits::ID_BYTES_MAX).collect();
+    Problem::of(ErrorCode::SessionNotFound, &format!("Session \"{named}\" was not found."))
+}
+
+fn not_found() -> Problem {
+    let message = "There is nothing at this path.".to_owned();
+    Problem { status: StatusCode::NOT_FOUND, code: "NOT_FOUND".into(), message }
+}
+
+fn not_allowed() -> Problem {
+    let message = "This path does not take that method.".to_owned();
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    Problem { status, code: "METHOD_NOT_ALLOWED".into(), message }
+}

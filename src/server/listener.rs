@@ -1,0 +1,373 @@
+//! Accepts connections, gives each a thread, and joins them all.
+//!
+//! Bounded: a process dies near 16,000 threads, so one connection too many gets a 503. Must not
+//! know what a connection does.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use http::StatusCode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::limits;
+use crate::run::wake::Bell;
+use crate::server::http::response::Response;
+use crate::server::wait::{Doorbell, Interest, Order, Waiter};
+use crate::sync::{Arc, Condvar, Mutex};
+
+/// What is done with a connection, on its own thread.
+pub type Serve = dyn Fn(TcpStream, &Waiter) + Send + Sync;
+
+/// The thread that accepts, and the threads that serve.
+#[derive(Debug)]
+pub struct Listener {
+    bell: Doorbell,
+    thread: Option<JoinHandle<()>>,
+    crowd: Arc<Crowd>,
+}
+
+/// The connections that are served.
+#[derive(Debug)]
+struct Crowd {
+    max: usize,
+    state: Mutex<State>,
+    /// Somebody left.
+    left: Condvar,
+    /// The listener's, which joins those who left.
+    bell: Doorbell,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    count: u64,
+    live: BTreeMap<u64, Doorbell>,
+    threads: BTreeMap<u64, JoinHandle<()>>,
+    gone: Vec<u64>,
+    order: Option<Order>,
+}
+
+impl Listener {
+    /// Accepts on `socket` from now on, `max` connections at once. `fatal` hears of it if the
+    /// accepting thread panics, which the program does not survive.
+    ///
+    /// # Errors
+    /// If no descriptor or thread is to be had.
+    pub fn start(
+        socket: TcpListener,
+        max: usize,
+        serve: Arc<Serve>,
+        fatal: Sender<String>,
+    ) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        raise_descriptors();
+        let waiter = Waiter::new()?;
+        let bell = waiter.bell();
+        let crowd = Arc::new(Crowd {
+            max,
+            state: Mutex::new(State::default()),
+            left: Condvar::new(),
+            bell: waiter.bell(),
+        });
+        let own = crowd.clone();
+        let thread = thread::Builder::new().name("listener".into()).spawn(move || {
+            let _report = ReportPanic(fatal);
+            accept(&socket, &waiter, &own, &serve);
+        })?;
+        Ok(Self { bell, thread: Some(thread), crowd })
+    }
+
+    /// Takes no more connections; those that are there come to their ends by themselves.
+    pub fn drain(&self) {
+        self.bell.give(Order::Drain);
+        self.crowd.order(Order::Drain);
+    }
+
+    /// Waits for all connections to end, and makes those end that are left at `deadline`. `false`
+    /// if some had to be left behind.
+    #[must_use]
+    pub fn join(mut self, deadline: Instant) -> bool {
+        self.drain();
+        if !self.crowd.wait_empty(deadline) {
+            self.crowd.order(Order::Stop);
+        }
+        // Good-byes take this long at most.
+        let last = Instant::now() + millis(2 * limits::FAREWELL_MS);
+        let empty = self.crowd.wait_empty(last);
+        if let Some(thread) = self.thread.take() {
+            // It reported its own panic.
+            thread.join().ok();
+        }
+        self.crowd.join_gone();
+        empty
+    }
+}
+
+impl Crowd {
+    fn order(&self, order: Order) {
+        let bells: Vec<Doorbell> = {
+            let mut state = self.state.lock();
+            state.order = state.order.max(Some(order));
+            state.live.values().cloned().collect()
+        };
+        for bell in bells {
+            bell.give(order);
+        }
+    }
+
+    fn wait_empty(&self, deadline: Instant) -> bool {
+        let mut state = self.state.lock();
+        while !state.live.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self.left.wait_for(state, left);
+        }
+        true
+    }
+
+    /// A place for one more; `None` if there is none.
+    fn enter(self: &Arc<Self>, bell: Doorbell) -> Option<Place> {
+        let mut state = self.state.lock();
+        if state.live.len() >= self.max || state.order.is_some() {
+            return None;
+        }
+        state.count += 1;
+        let number = state.count;
+        state.live.insert(number, bell);
+        drop(state);
+        Some(Place { crowd: self.clone(), number })
+    }
+
+    fn join_gone(&self) {
+        let threads: Vec<JoinHandle<()>> = {
+            let mut state = self.state.lock();
+            let gone = std::mem::take(&mut state.gone);
+            gone.iter().filter_map(|number| state.threads.remove(number)).collect()
+        };
+        for thread in threads {
+            // A panic is that connection's own: its hook has printed it, and the others go on.
+            if thread.join().is_err() {
+                tracing::error!("a connection's thread panicked");
+            }
+        }
+    }
+}
+
+/// One connection's place, given back however its thread ends.
+struct Place {
+    crowd: Arc<Crowd>,
+    number: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.crowd.state.lock();
+        state.live.remove(&self.number);
+        state.gone.push(self.number);
+        drop(state);
+        self.crowd.left.notify_all();
+        self.crowd.bell.ring();
+    }
+}
+
+struct ReportPanic(Sender<String>);
+
+impl Drop for ReportPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // Full: somebody has reported something fatal already.
+            self.0.try_send("the listener's thread panicked".into()).ok();
+        }
+    }
+}
+
+fn accept(socket: &TcpListener, waiter: &Waiter, crowd: &Arc<Crowd>, serve: &Arc<Serve>) {
+    let mut pause = None;
+    while waiter.order() == Order::Serve {
+        let interest = Interest { read: pause.is_none(), write: false, wake: true };
+        let Ok(ready) = waiter.wait(socket.as_fd(), interest, pause.take()) else {
+            return;
+        };
+        if ready.woken {
+            waiter.drain();
+            crowd.join_gone();
+        }
+        if !ready.readable {
+            continue;
+        }
+        match socket.accept() {
+            Ok((stream, _)) => admit(stream, crowd, serve),
+            Err(error) if transient(&error) => {}
+            Err(error) => {
+                // Out of descriptors, say. The connection waits in the kernel; so do we.
+                tracing::warn!(%error, "a connection cannot be accepted");
+                pause = Some(millis(limits::ACCEPT_RETRY_MS));
+            }
+        }
+    }
+}
+
+/// Errors of a connection that was gone before it was accepted, or of nothing at all.
+fn transient(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
+}
+
+fn admit(stream: TcpStream, crowd: &Arc<Crowd>, serve: &Arc<Serve>) {
+    let prepared = (stream.set_nonblocking(true), stream.set_nodelay(true), Waiter::new());
+    let (Ok(()), Ok(()), Ok(waiter)) = prepared else {
+        return refuse(&stream);
+    };
+    let Some(place) = crowd.enter(waiter.bell()) else {
+        return refuse(&stream);
+    };
+    let number = place.number;
+    // For the answer if there is no thread to be had.
+    let spare = stream.try_clone();
+    let serve = serve.clone();
+    let thread = thread::Builder::new().name(format!("conn-{number}")).spawn(move || {
+        let _place = place;
+        serve(stream, &waiter);
+    });
+    match thread {
+        Ok(thread) => {
+            crowd.state.lock().threads.insert(number, thread);
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no thread for a connection");
+            if let Ok(stream) = spare {
+                refuse(&stream);
+            }
+        }
+    }
+}
+
+/// A 503, as far as it fits without waiting.
+fn refuse(mut stream: &TcpStream) {
+    let message = "As many connections are served as connections_max allows; try again.";
+    let response =
+        Response::error(StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_CONNECTIONS", message)
+            .with("Retry-After", "1");
+    // Best effort: the other side sees the end in any case.
+    stream.set_nonblocking(true).ok();
+    stream.write_all(&response.encode(true, true)).ok();
+    stream.shutdown(Shutdown::Write).ok();
+}
+
+/// As many descriptors as the system lets us have: each connection needs two.
+fn raise_descriptors() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+fn millis(ms: i64) -> Duration {
+    Duration::from_millis(ms.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    fn connect(address: std::net::SocketAddr) -> TcpStream {
+        let stream = TcpStream::connect(address).expect("connected");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket");
+        stream
+    }
+
+    /// Greets, then waits for the end of the input, or for an order.
+    fn hold(stream: TcpStream, waiter: &Waiter) {
+        (&stream).write_all(b"!").expect("greeted");
+        let interest = Interest { read: true, write: false, wake: true };
+        let mut byte = [0];
+        loop {
+            if waiter.order() == Order::Stop {
+                return;
+            }
+            match (&stream).read(&mut byte) {
+                Ok(0) => return,
+                Ok(_) => assert_ne!(byte[0], b'p', "told to panic"),
+                Err(_) => {
+                    waiter.wait(stream.as_fd(), interest, None).expect("polled");
+                    waiter.drain();
+                }
+            }
+        }
+    }
+
+    fn listen(max: usize) -> (Listener, std::net::SocketAddr) {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = socket.local_addr().expect("bound");
+        let (fatal, _) = bounded(1);
+        let serve: Arc<Serve> = Arc::new(hold);
+        (Listener::start(socket, max, serve, fatal).expect("started"), address)
+    }
+
+    fn greeted(stream: &mut TcpStream) -> u8 {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a byte");
+        byte[0]
+    }
+
+    #[test]
+    fn one_too_many_is_told_so_and_a_place_is_given_back() {
+        let (listener, address) = listen(2);
+        let mut first = connect(address);
+        let mut second = connect(address);
+        assert_eq!([greeted(&mut first), greeted(&mut second)], *b"!!");
+        let mut text = String::new();
+        connect(address).read_to_string(&mut text).expect("an answer");
+        assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
+        drop(first);
+        // Its thread needs a moment to notice: until then the answer is the same.
+        let until = soon();
+        while Instant::now() < until {
+            if greeted(&mut connect(address)) == b'!' {
+                break;
+            }
+        }
+        assert!(Instant::now() < until, "a place was given back");
+        drop(second);
+        assert!(listener.join(soon()));
+    }
+
+    #[test]
+    fn a_panic_is_one_connections_own() {
+        let (listener, address) = listen(1);
+        let mut first = connect(address);
+        assert_eq!(greeted(&mut first), b'!');
+        first.write_all(b"p").expect("sent");
+        let mut rest = Vec::new();
+        // Closed or reset, whichever: it is gone.
+        first.read_to_end(&mut rest).ok();
+        let until = soon();
+        while Instant::now() < until && greeted(&mut connect(address)) != b'!' {}
+        assert!(Instant::now() < until, "the place was given back");
+        assert!(listener.join(Instant::now()));
+    }
+
+    #[test]
+    fn those_who_do_not_go_by_themselves_are_stopped() {
+        let (listener, address) = listen(8);
+        let mut client = connect(address);
+        assert_eq!(greeted(&mut client), b'!');
+        listener.drain();
+        assert!(listener.join(Instant::now()));
+        assert_eq!(client.read(&mut [0]).expect("the end"), 0);
+    }
+}

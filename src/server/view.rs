@@ -1,0 +1,45 @@
+//! Sessions and runs as REST and the broadcasts show them: their durable state (I17).
+
+use serde_json::{Value, json};
+
+use crate::store::{RunStatus, RunSummary, SessionView};
+
+/// A session.
+#[must_use]
+pub fn session(view: &SessionView) -> Value {
+    let SessionView { row, project, last_run, waiting } = view;
+    let running = last_run.as_ref().is_some_and(|run| run.status == RunStatus::Running);
+    json!({
+        "id": row.id,
+        "provider": row.provider,
+        "providerSessionId": row.native_id,
+        "projectId": project.id.to_string(),
+        "projectPath": row.project_path,
+        "title": row.title,
+        "archived": row.archived,
+        "running": running,
+        "lastRunId": last_run.as_ref().map(|run| run.id),
+        "waiting": waiting,
+        "createdAt": row.created_at.to_string(),
+        "updatedAt": row.updated_at.to_string(),
+    })
+}
+
+/// A run.
+#[must_use]
+pub fn run(run: &RunSummary) -> Value {
+    json!({
+        "id": run.id,
+        "sessionId": run.session,
+        "provider": run.provider,
+        "origin": run.origin,
+        "status": run.status.as_str(),
+        "startedAt": run.started_at.to_string(),
+        "completedAt": run.ended_at.map(|at| at.to_string()),
+        "lastSeq": run.last_seq,
+        "exitCode": run.exit_code,
+        "success": run.success,
+        "aborted": run.aborted,
+        "reason": run.reason,
+    })
+}
