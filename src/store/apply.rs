@@ -235,8 +235,7 @@ impl Step<'_> {
                 complete.aborted,
                 to_word(complete.reason)
             ],
-        )?;
-        self.touch(end.at)
+        )
     }
 
     fn change(&mut self, change: &Change) -> Result<(), Refusal> {
@@ -251,7 +250,7 @@ impl Step<'_> {
             Change::NativeIdLearned { native_id, at } => {
                 let session = self.session()?.row;
                 self.run_sql(
-                    "UPDATE session SET native_id = ?2, updated_ms = max(updated_ms, ?3) \
+                    "UPDATE session SET native_id = ?2, updated_ms = ?3 \
                      WHERE id = ?1",
                     params![session, native_id.0, at.0],
                 )
@@ -332,7 +331,7 @@ impl Step<'_> {
         let session = self.session()?.row;
         self.run_sql(
             "UPDATE session SET title = ifnull(?2, title), archived = ifnull(?3, archived), \
-             updated_ms = max(updated_ms, ?4) WHERE id = ?1",
+             updated_ms = ?4 WHERE id = ?1",
             params![session, title, archived, at.0],
         )
     }
@@ -388,22 +387,13 @@ impl Step<'_> {
             params![run, row.head.as_bytes()],
         )?;
         self.run_sql(
-            "UPDATE session SET title = ifnull(title, ?2) WHERE id = ?1",
-            params![session, row.title],
+            "UPDATE session SET title = ifnull(title, ?2), updated_ms = ?3 WHERE id = ?1",
+            params![session, row.title, row.started_at.0],
         )?;
         self.sum.bytes += bytes;
         let known = KnownSession { row: session, run: Some((row.at.ordinal, run)) };
         self.known.sessions.insert(self.session, known);
-        self.touch(row.started_at)
-    }
-
-    /// A run that starts or ends brings its session to the front of lists.
-    fn touch(&mut self, at: Millis) -> Result<(), Refusal> {
-        let session = self.session()?.row;
-        self.run_sql(
-            "UPDATE session SET updated_ms = max(updated_ms, ?2) WHERE id = ?1",
-            params![session, at.0],
-        )
+        Ok(())
     }
 
     fn session(&mut self) -> Result<KnownSession, Refusal> {

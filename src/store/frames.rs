@@ -175,10 +175,12 @@ impl Readers {
         self.read(|conn| {
             let first: Option<u32> = conn
                 .prepare_cached(
-                    "SELECT min(ordinal) FROM run WHERE pruned_ms IS NULL \
-                     AND session = (SELECT id FROM session WHERE sid = ?1)",
+                    "SELECT ordinal FROM run WHERE pruned_ms IS NULL \
+                     AND session = (SELECT id FROM session WHERE sid = ?1) \
+                     ORDER BY ordinal LIMIT 1",
                 )?
-                .query_row(params![session.as_bytes()], |row| row.get(0))?;
+                .query_row(params![session.as_bytes()], |row| row.get(0))
+                .optional()?;
             Ok(first.map(|ordinal| Position::new(Ordinal(ordinal), Seq(0))))
         })
     }

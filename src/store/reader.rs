@@ -234,28 +234,40 @@ impl Readers {
     /// # Errors
     /// As SQLite says.
     pub fn open_runs(&self) -> Result<Vec<OpenRun>, ReadError> {
-        self.read(|conn| {
-            let sql = format!(
-                "SELECT {RUN_COLUMNS}, r.id AS run_id, r.agent, r.record_offset \
-                 FROM run r JOIN session s ON s.id = r.session \
-                 WHERE r.state = 'running' ORDER BY r.id"
-            );
-            let mut found = conn.prepare_cached(&sql)?;
-            let runs = found.query_map([], |row| {
-                let id: i64 = row.get("run_id")?;
-                let offset: i64 = row.get("record_offset")?;
-                Ok(OpenRun {
-                    run: run_summary(row)?,
-                    agent: AgentId::from_bytes(row.get("agent")?),
-                    offset: natural(offset),
-                    open_tools: open_tools(conn, id)?,
-                    permissions: unsettled(conn, id)?,
-                    undelivered: undelivered(conn, id)?,
-                })
-            })?;
-            Ok(runs.collect::<Result<_, _>>()?)
-        })
+        self.read(|conn| Ok(open_runs(conn, None)?))
     }
+
+    /// A session's run without a `complete`, if it has one.
+    ///
+    /// # Errors
+    /// As SQLite says.
+    pub fn open_run(&self, session: SessionId) -> Result<Option<OpenRun>, ReadError> {
+        self.read(|conn| Ok(open_runs(conn, Some(session))?.pop()))
+    }
+}
+
+fn open_runs(conn: &Connection, session: Option<SessionId>) -> rusqlite::Result<Vec<OpenRun>> {
+    let of = of_session(session);
+    // The plus keeps the order from choosing the index: few rows run, many have run.
+    let sql = format!(
+        "SELECT {RUN_COLUMNS}, r.id AS run_id, r.agent, r.record_offset \
+         FROM run r JOIN session s ON s.id = r.session \
+         WHERE r.state = 'running' AND {of} ORDER BY +r.id"
+    );
+    conn.prepare_cached(&sql)?
+        .query_map(params![session.as_ref().map(SessionId::as_bytes)], |row| {
+            let id: i64 = row.get("run_id")?;
+            let offset: i64 = row.get("record_offset")?;
+            Ok(OpenRun {
+                run: run_summary(row)?,
+                agent: AgentId::from_bytes(row.get("agent")?),
+                offset: natural(offset),
+                open_tools: open_tools(conn, id)?,
+                permissions: unsettled(conn, id)?,
+                undelivered: undelivered(conn, id)?,
+            })
+        })?
+        .collect()
 }
 
 pub(super) fn view_of(conn: &Connection, id: SessionId) -> Result<Option<SessionView>, ReadError> {
@@ -284,17 +296,27 @@ pub(super) fn view(conn: &Connection, row: &rusqlite::Row<'_>) -> rusqlite::Resu
     Ok(SessionView { row: session_row(row)?, project: project_row(row)?, last_run, waiting })
 }
 
+/// The condition that a run `r` is of this session, given as ?1; without one any run will do. A
+/// statement of its own each, since an index can only serve the first.
+const fn of_session(session: Option<SessionId>) -> &'static str {
+    match session {
+        Some(_) => "r.session = (SELECT id FROM session WHERE sid = ?1)",
+        None => "?1 IS NULL",
+    }
+}
+
 fn pending(
     conn: &Connection,
     session: Option<SessionId>,
 ) -> Result<Vec<PendingPermission>, ReadError> {
-    let mut found = conn.prepare_cached(
+    let of = of_session(session);
+    let sql = format!(
         "SELECT m.request_id, s.sid, r.rid, r.ordinal, m.seq, m.received_ms, e.body \
-         FROM permission m JOIN run r ON r.id = m.run JOIN session s ON s.id = r.session \
-         JOIN event e ON e.run = m.run AND e.seq = m.seq \
-         WHERE m.state = 'open' AND r.state = 'running' AND (?1 IS NULL OR s.sid = ?1) \
-         ORDER BY m.run, m.seq",
-    )?;
+         FROM run r CROSS JOIN permission m ON m.run = r.id AND m.state = 'open' \
+         JOIN session s ON s.id = r.session JOIN event e ON e.run = m.run AND e.seq = m.seq \
+         WHERE r.state = 'running' AND {of} ORDER BY +m.run, m.seq"
+    );
+    let mut found = conn.prepare_cached(&sql)?;
     let found = found.query_map(params![session.as_ref().map(SessionId::as_bytes)], |row| {
         let seq: i64 = row.get("seq")?;
         Ok(PendingPermission {
@@ -309,17 +331,20 @@ fn pending(
     Ok(found.collect::<Result<_, _>>()?)
 }
 
-const PERMISSIONS: &str = "SELECT m.request_id, s.sid, r.rid, m.state, m.decision, m.answered_by \
+const PERMISSIONS: &str = "SELECT m.request_id, s.sid, r.rid, r.ordinal, m.seq, m.received_ms, m.state, m.decision, m.answered_by \
      FROM permission m JOIN run r ON r.id = m.run JOIN session s ON s.id = r.session";
 
 fn permission(row: &rusqlite::Row<'_>) -> rusqlite::Result<AnsweredPermission> {
     let state: String = row.get("state")?;
     let decision: Option<String> = row.get("decision")?;
     let by: Option<String> = row.get("answered_by")?;
+    let seq: i64 = row.get("seq")?;
     Ok(AnsweredPermission {
         request: RequestId(row.get("request_id")?),
         run: RunId::from_bytes(row.get("rid")?),
         session: SessionId::from_bytes(row.get("sid")?),
+        at: Position::new(Ordinal(row.get("ordinal")?), Seq(natural(seq))),
+        received_at: Millis(row.get("received_ms")?),
         // The table's own check allows no other word.
         state: PermissionState::parse(&state).unwrap_or(PermissionState::Cancelled),
         decision: decision.map(|word| from_word(&word)).transpose()?,

@@ -92,36 +92,59 @@ impl Writer {
         keep: Keep,
     ) -> rusqlite::Result<Option<(SessionId, RunId, i64)>> {
         let too_large = keep.bytes_max > 0 && self.stored_bytes() > keep.bytes_max;
-        let too_old = if keep.age_ms > 0 { now.0.saturating_sub(keep.age_ms) } else { i64::MIN };
+        if keep.age_ms <= 0 && !too_large {
+            return Ok(None);
+        }
+        let Some(oldest) = oldest(&self.conn)? else { return Ok(None) };
+        let too_old = keep.age_ms > 0 && oldest.ended_at.plus(keep.age_ms) < now;
+        if !too_large && !too_old {
+            return Ok(None);
+        }
         let tx = Transaction::new(&mut self.conn, TransactionBehavior::Immediate)?;
-        let oldest = tx
-            .prepare_cached(
-                "SELECT r.id, s.sid, r.rid, r.bytes FROM run r JOIN session s ON s.id = r.session \
-                 WHERE r.state = 'completed' AND r.pruned_ms IS NULL AND (?1 OR r.ended_ms < ?2) \
-                 ORDER BY r.ended_ms, r.id LIMIT 1",
-            )?
-            .query_row(params![too_large, too_old], |row| {
-                let row_id: i64 = row.get(0)?;
-                let session = SessionId::from_bytes(row.get(1)?);
-                Ok((row_id, session, RunId::from_bytes(row.get(2)?), row.get(3)?))
-            })
-            .optional()?;
-        let Some((row, session, run, bytes)) = oldest else { return Ok(None) };
         for sql in [
             "INSERT INTO garbage (run) VALUES (?1)",
             "DELETE FROM head WHERE run = ?1",
             "DELETE FROM open_tool WHERE run = ?1",
             "DELETE FROM permission WHERE run = ?1",
             "DELETE FROM command WHERE run = ?1",
-            "DELETE FROM audit WHERE rid = (SELECT rid FROM run WHERE id = ?1)",
         ] {
-            tx.prepare_cached(sql)?.execute([row])?;
+            tx.prepare_cached(sql)?.execute([oldest.row])?;
         }
+        tx.prepare_cached("DELETE FROM audit WHERE sid = ?1 AND rid = ?2")?
+            .execute(params![oldest.session.as_bytes(), oldest.run.as_bytes()])?;
         tx.prepare_cached("UPDATE run SET pruned_ms = ?2 WHERE id = ?1")?
-            .execute(params![row, now.0])?;
+            .execute(params![oldest.row, now.0])?;
         tx.commit()?;
-        Ok(Some((session, run, bytes)))
+        Ok(Some((oldest.session, oldest.run, oldest.bytes)))
     }
+}
+
+/// A completed run that still has its events.
+struct Oldest {
+    row: i64,
+    session: SessionId,
+    run: RunId,
+    ended_at: Millis,
+    bytes: i64,
+}
+
+/// The one that ended first.
+fn oldest(conn: &Connection) -> rusqlite::Result<Option<Oldest>> {
+    conn.prepare_cached(
+        "SELECT r.id, s.sid, r.rid, r.ended_ms, r.bytes FROM run r \
+         JOIN session s ON s.id = r.session \
+         WHERE r.state = 'completed' AND r.pruned_ms IS NULL ORDER BY r.ended_ms, r.id LIMIT 1",
+    )?
+    .query_row([], |row| {
+        Ok(Oldest {
+            row: row.get(0)?,
+            session: SessionId::from_bytes(row.get(1)?),
+            run: RunId::from_bytes(row.get(2)?),
+            ended_at: Millis(row.get(3)?),
+            bytes: row.get(4)?,
+        })
+    })
+    .optional()
 }
 
 /// Deletes a slice of what is in the garbage; false if there is none.

@@ -185,6 +185,10 @@ pub struct AnsweredPermission {
     pub run: RunId,
     /// Its session.
     pub session: SessionId,
+    /// Its event's position.
+    pub at: Position,
+    /// When it was asked.
+    pub received_at: Millis,
     /// How it stands.
     pub state: PermissionState,
     /// What was decided, once answered.

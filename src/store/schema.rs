@@ -134,7 +134,6 @@ CREATE TABLE permission (
     (decision IS NOT NULL AND answered_by IS NOT NULL))
 ) STRICT;
 CREATE INDEX permission_run ON permission (run);
-CREATE INDEX permission_open ON permission (run) WHERE state IN ('open', 'answered');
 
 CREATE TABLE command (
   run INTEGER NOT NULL REFERENCES run (id),
@@ -222,9 +221,8 @@ WHEN NOT (
   (OLD.state = 'open' AND NEW.state <> 'open')
   OR (OLD.state = 'answered' AND NEW.state IN ('delivered', 'undeliverable', 'cancelled')
     AND NEW.decision IS OLD.decision)
-  -- The agent asks again under the same id.
-  OR (NEW.state = 'open' AND OLD.state <> 'answered' AND NEW.run = OLD.run
-    AND NEW.seq > OLD.seq))
+  -- The agent asks again under the same id: that is another request.
+  OR (NEW.state = 'open' AND NEW.run = OLD.run AND NEW.seq > OLD.seq))
 BEGIN
   SELECT RAISE(ABORT, 'I20: one permission request has one effective answer');
 END;

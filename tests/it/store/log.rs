@@ -228,3 +228,42 @@ fn lists_page_through_all_of_it_once() {
     }
     readers.runs(&running, 2, Some("1.1")).expect_err("no cursor of this list");
 }
+
+#[test]
+fn a_request_asked_again_under_its_id_waits_anew() {
+    let (dir, mut writer, readers) = fresh();
+    let mut script = Script::new();
+    let request = RequestId("r".into());
+    let answered = |state, decision| Mark::PermissionAnswered {
+        request: RequestId("r".into()),
+        decision,
+        state,
+        by: by(),
+    };
+    script.start().event(Some(asked("r")));
+    script.event(Some(answered(AnswerState::Recorded, Decision::Deny)));
+    script.event(Some(asked("r")));
+    script.commit(&mut writer);
+    let permission = || readers.permission(&request).expect("readable").expect("is there");
+    assert_eq!((permission().state, permission().at.seq), (PermissionState::Open, Seq(3)));
+    assert_eq!(permission().decision, None);
+    let open = readers.open_run(script.session).expect("readable").expect("it runs");
+    assert_eq!(open.permissions, [permission()]);
+
+    // I20: one answer counts, and it does not change.
+    script.event(Some(answered(AnswerState::Recorded, Decision::Allow)));
+    script.event(Some(answered(AnswerState::Delivered, Decision::Deny)));
+    let error = writer.commit(&[script.batch()]).expect_err("another answer");
+    assert!(
+        matches!(&error, CommitError::Constraint { message, .. } if message.contains("I20")),
+        "{error}"
+    );
+    assert_eq!(permission().state, PermissionState::Open, "whole or not at all");
+    script.seq = Seq(3);
+    script.event(Some(answered(AnswerState::Recorded, Decision::Allow)));
+    script.event(Some(answered(AnswerState::Undeliverable, Decision::Allow))).complete();
+    script.commit(&mut writer);
+    assert_eq!(permission().state, PermissionState::Undeliverable);
+    assert!(readers.open_run(script.session).expect("readable").is_none());
+    sound(dir.path());
+}
