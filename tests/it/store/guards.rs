@@ -55,6 +55,17 @@ fn every_guard_refuses_its_violation_also_from_raw_sql() {
              VALUES (randomblob(16), 1, 4, randomblob(16), 'user', zeroblob(32), 1)",
             "I6",
         ),
+        (
+            "INSERT INTO run (rid, session, ordinal, agent, origin, prompt_hash, started_ms, \
+             state, ended_ms, success, aborted, reason) VALUES (randomblob(16), 1, 3, \
+             randomblob(16), 'user', zeroblob(32), 1, 'completed', 1, 1, 0, 'finished')",
+            "I6",
+        ),
+        (
+            "INSERT INTO run (rid, session, ordinal, agent, origin, prompt_hash, started_ms, \
+             last_seq) VALUES (randomblob(16), 1, 3, randomblob(16), 'user', zeroblob(32), 1, 5)",
+            "I6",
+        ),
         ("UPDATE permission SET state = 'answered', decision = 'allow', answered_by = '{}'", "I20"),
         ("DELETE FROM run WHERE id = 1", "FOREIGN KEY"),
         ("DELETE FROM session", "FOREIGN KEY"),
