@@ -1,0 +1,583 @@
+//! What can be typed: commands and flags, as clap types.
+//!
+//! Knows names, defaults and help texts. Must not know what a command does.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::Value;
+
+/// Run coding agents on your own machine; attach from anywhere; lose nothing.
+#[derive(Debug, Parser)]
+#[command(name = "reattach", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "A SESSION is an id, the beginning of one, a title, or `-` for the last.\n\
+Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 not authorised, 5 server unreachable,\n\
+6 conflict, 7 time-out, 10 agent failed, 11 aborted, 12 waits for a permission, 75 data unusable\n\
+or in use, 78 configuration refused, 126/127 agent not executable / not found.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start the server.
+    Serve(ServeArgs),
+    /// See a run, a permission, a drop and a reattach; no key, no network.
+    Demo(DemoArgs),
+    /// Start a session with a prompt and watch it.
+    Run(RunArgs),
+    /// Send a prompt to a session.
+    Send(SendArgs),
+    /// Watch a session: what was missed, then live.
+    Attach(AttachArgs),
+    /// List what runs.
+    Ps(PsArgs),
+    /// Print a session's log.
+    Logs(LogsArgs),
+    /// Stop what a session's agent is doing.
+    Abort(AbortArgs),
+    /// List permission requests that wait for an answer.
+    Permissions(PermissionsArgs),
+    /// Allow what an agent asks for, or answer its question.
+    Allow(AllowArgs),
+    /// Deny what an agent asks for.
+    Deny(DenyArgs),
+    /// List sessions.
+    Sessions(SessionsArgs),
+    /// Print the versions of this program and of the server.
+    Version(VersionArgs),
+    /// The scripted agent behind `demo`.
+    #[command(hide = true, name = "demo-agent", disable_help_flag = true)]
+    DemoAgent(DemoAgentArgs),
+}
+
+/// How a command finds the server.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ServerArgs {
+    /// Find the server by the `server.json` in its data directory
+    /// [default: $XDG_DATA_HOME/reattach, else ~/.local/share/reattach]
+    #[arg(long, value_name = "DIR", conflicts_with = "server")]
+    pub data_dir: Option<PathBuf>,
+    /// The server's address; the token comes from REATTACH_TOKEN
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+}
+
+/// How a command speaks.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct OutputArgs {
+    /// Print JSON: one document, or one line per event
+    #[arg(long)]
+    pub json: bool,
+    /// When to use colour; `auto` means on a terminal, and not with NO_COLOR
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = ColorWhen::Auto)]
+    pub color: ColorWhen,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ColorWhen {
+    /// On a terminal, unless NO_COLOR is set or TERM is `dumb`.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// `reattach serve`. What is not given comes from the environment, the file, the defaults.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ServeArgs {
+    /// Where to listen; port 0 means any free port [default: 127.0.0.1:7878]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub bind: Option<String>,
+    /// Where sessions and their logs live
+    /// [default: $XDG_DATA_HOME/reattach, else ~/.local/share/reattach]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Ask nobody for a token; only on a loopback address
+    #[arg(long)]
+    pub no_auth: bool,
+    /// TLS ends in a proxy in front of this server; needs `server.public_url`
+    #[arg(long)]
+    pub behind_proxy: bool,
+    /// Serve plain HTTP beyond loopback all the same
+    #[arg(long)]
+    pub insecure_http: bool,
+    /// What happens to running agents when the server stops
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub on_stop: Option<OnStop>,
+    /// Print the address as one JSON object when the port accepts connections
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What happens to running agents when the server stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnStop {
+    /// They work on and are found again.
+    Keep,
+    /// They are stopped, and their runs end as aborted.
+    Abort,
+}
+
+/// `reattach demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// How fast the agent plays; 2 is twice as fast, 0 is without pauses
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = parse_speed)]
+    pub speed: f64,
+    /// Use this data directory, and the server that runs for it if there is one
+    /// [default: a temporary one, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Ask nothing; exit with 12 when the agent waits for an answer
+    #[arg(long)]
+    pub no_input: bool,
+    /// How to speak.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `reattach run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// What the agent is to do; `-` reads it from stdin
+    pub prompt: String,
+    /// Which agent: a provider's name
+    #[arg(short, long, value_name = "PROVIDER", default_value = "claude")]
+    pub agent: String,
+    /// The directory to work in [default: the current one]
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// The model, in the provider's words
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// The session's title [default: the prompt's beginning]
+    #[arg(long, value_name = "TITLE")]
+    pub title: Option<String>,
+    /// Start it and print its ids instead of watching
+    #[arg(short, long)]
+    pub detach: bool,
+    /// How to send and watch.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+    /// An option for the provider; VALUE is JSON, or else taken as a string
+    #[arg(long = "option", value_name = "KEY=VALUE", value_parser = parse_option)]
+    pub options: Vec<(String, Value)>,
+    /// How to find the server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// How to speak.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// What `run`, `send --wait` and `attach` have in common.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct WatchArgs {
+    /// Ask nothing; exit with 12 when the agent waits for an answer
+    #[arg(long)]
+    pub no_input: bool,
+    /// Watch at most this long (`30s`, `10m`, `2h`); then exit with 7, and the run goes on
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// `reattach send`.
+#[derive(Debug, Args)]
+pub struct SendArgs {
+    /// The session
+    pub session: String,
+    /// What the agent is to do; `-` reads it from stdin
+    pub text: String,
+    /// Watch the run until it ends, as `run` does
+    #[arg(short, long)]
+    pub wait: bool,
+    /// Makes a resent prompt harmless [default: a random one]
+    #[arg(long, value_name = "ID")]
+    pub message_id: Option<String>,
+    /// How to watch.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+    /// An option for the provider; VALUE is JSON, or else taken as a string
+    #[arg(long = "option", value_name = "KEY=VALUE", value_parser = parse_option)]
+    pub options: Vec<(String, Value)>,
+    /// How to find the server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// How to speak.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `reattach attach`.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// The session [default: the one that needs you, else the one that runs, else the last]
+    pub session: Option<String>,
+    /// Where to begin: `start` is the oldest event kept, `tail` only what comes
+    #[arg(long, value_enum, default_value_t = AttachFrom::Start)]
+    pub from: AttachFrom,
+    /// Begin after this event of that run
+    #[arg(long, value_name = "RUN:SEQ", value_parser = parse_since, conflicts_with = "from")]
+    pub since: Option<Since>,
+    /// Exit when nothing runs any more, with the exit code of the last run
+    #[arg(long, visible_alias = "wait")]
+    pub until_complete: bool,
+    /// How to watch.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+    /// How to find the server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// How to speak.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Where an attach begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AttachFrom {
+    /// The oldest event kept.
+    Start,
+    /// Only what comes.
+    Tail,
+}
+
+/// A position to begin after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Since {
+    /// The run's id.
+    pub run: String,
+    /// The last seq seen.
+    pub seq: u64,
+}
+
+/// `reattach ps`.
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// All sessions, not only those that run
+    #[arg(short, long)]
+    pub all: bool,
+    /// How to find the server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// How to speak.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `reattach logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// The session
+    pub session: String,
+    /// Only the last N events
+    #[arg(short = 'n', long = "tail", value_name = "N")]
+    pub tail: Option<usize>,
+    /// Go on with what comes, as `attach` does
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Begin after this event of that run
+    #[arg(long, value_name = "RUN:SEQ", value_parser = parse_since)]
+    pub since: Option<Since>,
+    /// How to find the server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// How to speak.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `reattach abort`.
+#[derive(Debug, Args)]
+pub struct AbortArgs {
+    /// The session
+    pub session: String,
+    /// Wait until nothing of the run is left
+    #[arg(short, long)]
+    pub wait: bool,
+    /// Wait at most this long; then exit with 7
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "wait")]
+    pub timeout: Option<Duration>,
+    /// How to find the server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// How to speak.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `reattach permissions`.
+#[derive(Debug, Args)]
+pub struct PermissionsArgs {
+    /// How to find the server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// How to speak.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `reattach allow`.
+#[derive(Debug, Args)]
+pub struct AllowArgs {
+    /// The request: its id, or the beginning of it
+    pub id: String,
+    /// Allow this input instead of what was asked for (JSON)
+    #[arg(long, value_name = "JSON", value_parser = parse_json, conflicts_with = "answers")]
+    pub input: Option<Value>,
+    /// Answer a question: its id (optional if there is one question) and the answer
+    #[arg(long = "answer", value_name = "[QUESTION=]ANSWER")]
+    pub answers: Vec<String>,
+    /// Which of the offered choices
+    #[arg(long, value_name = "ID", conflicts_with = "always")]
+    pub choice: Option<String>,
+    /// Take the choice that also allows it from now on
+    #[arg(long)]
+    pub always: bool,
+    /// A note to the agent
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// How to find the server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// How to speak.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `reattach deny`.
+#[derive(Debug, Args)]
+pub struct DenyArgs {
+    /// The request: its id, or the beginning of it
+    pub id: String,
+    /// Which of the offered choices
+    #[arg(long, value_name = "ID")]
+    pub choice: Option<String>,
+    /// A note to the agent
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// How to find the server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// How to speak.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `reattach sessions`.
+#[derive(Debug, Args)]
+pub struct SessionsArgs {
+    /// Only those whose title has this in it
+    #[arg(short, long, value_name = "TEXT")]
+    pub query: Option<String>,
+    /// The archived ones
+    #[arg(long)]
+    pub archived: bool,
+    /// At most this many
+    #[arg(short = 'n', long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// How to find the server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// How to speak.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `reattach version`.
+#[derive(Debug, Args)]
+pub struct VersionArgs {
+    /// How to find the server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// How to speak.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// `reattach demo-agent`: parsed by the agent itself.
+#[derive(Debug, Args)]
+pub struct DemoAgentArgs {
+    /// Its own flags.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub rest: Vec<OsString>,
+}
+
+impl Command {
+    /// Whether errors are to be printed as JSON.
+    #[must_use]
+    pub const fn json(&self) -> bool {
+        match self {
+            Self::Serve(args) => args.json,
+            Self::Demo(args) => args.output.json,
+            Self::Run(args) => args.output.json,
+            Self::Send(args) => args.output.json,
+            Self::Attach(args) => args.output.json,
+            Self::Ps(args) => args.output.json,
+            Self::Logs(args) => args.output.json,
+            Self::Abort(args) => args.output.json,
+            Self::Permissions(args) => args.output.json,
+            Self::Allow(args) => args.output.json,
+            Self::Deny(args) => args.output.json,
+            Self::Sessions(args) => args.output.json,
+            Self::Version(args) => args.output.json,
+            Self::DemoAgent(_) => false,
+        }
+    }
+}
+
+/// `30s`, `500ms`, `10m`, `2h`, `1d`; a bare number is seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let help = || format!("`{text}` is not a time; write it as 30s, 500ms, 10m, 2h or 1d");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| help())?;
+    let per_unit: u64 = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(help()),
+    };
+    number.checked_mul(per_unit).map(Duration::from_millis).ok_or_else(help)
+}
+
+fn parse_since(text: &str) -> Result<Since, String> {
+    let help = || format!("`{text}` is not RUN:SEQ, such as the `runId` and `seq` of an event");
+    let (run, seq) = text.rsplit_once(':').ok_or_else(help)?;
+    let seq = seq.parse().map_err(|_| help())?;
+    if run.is_empty() {
+        return Err(help());
+    }
+    Ok(Since { run: run.to_owned(), seq })
+}
+
+fn parse_option(text: &str) -> Result<(String, Value), String> {
+    let (key, value) = text
+        .split_once('=')
+        .filter(|(key, _)| !key.is_empty())
+        .ok_or_else(|| format!("`{text}` is not KEY=VALUE"))?;
+    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+    Ok((key.to_owned(), value))
+}
+
+fn parse_json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))
+}
+
+fn parse_speed(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(speed) if speed.is_finite() && speed >= 0.0 => Ok(speed),
+        _ => {
+            Err(format!("`{text}` is not a speed; 1 is normal, 2 twice as fast, 0 without pauses"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_takes_json() {
+        for line in [
+            "reattach serve --json",
+            "reattach demo --json",
+            "reattach run hello --json",
+            "reattach send s hello --json",
+            "reattach attach --json",
+            "reattach ps --json",
+            "reattach logs s --json",
+            "reattach abort s --json",
+            "reattach permissions --json",
+            "reattach allow p --json",
+            "reattach deny p --json",
+            "reattach sessions --json",
+            "reattach version --json",
+        ] {
+            assert!(parse(line).expect(line).json(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_session_can_be_the_last_one() {
+        for line in ["reattach attach -", "reattach logs - -n 5 -f", "reattach abort -"] {
+            parse(line).expect(line);
+        }
+        let Ok(Command::Send(send)) = parse("reattach send - -") else { panic!("send") };
+        assert_eq!((send.session.as_str(), send.text.as_str()), ("-", "-"));
+    }
+
+    #[test]
+    fn options_are_json_or_else_strings() {
+        let line =
+            "reattach run hi --option a=1 --option b=x --option c={\"d\":[true]} --option e=";
+        let Ok(Command::Run(run)) = parse(line) else { panic!("{line}") };
+        let expected = [
+            ("a", serde_json::json!(1)),
+            ("b", serde_json::json!("x")),
+            ("c", serde_json::json!({"d": [true]})),
+            ("e", serde_json::json!("")),
+        ];
+        assert_eq!(run.options, expected.map(|(key, value)| (key.to_owned(), value)));
+        assert!(parse("reattach run hi --option =1").is_err());
+        assert!(parse("reattach run hi --option a").is_err());
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7200)));
+        for bad in ["", "s", "3w", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615d"]
+        {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_is_a_run_and_a_number() {
+        assert_eq!(parse_since("r:7"), Ok(Since { run: "r".into(), seq: 7 }));
+        for bad in ["", "r", "r:", ":7", "r:x", "r:-1"] {
+            assert!(parse_since(bad).is_err(), "{bad}");
+        }
+        assert!(parse("reattach attach s --since r:7 --from tail").is_err());
+    }
+
+    #[test]
+    fn two_ways_to_find_a_server_are_one_too_many() {
+        let error = parse("reattach ps --server http://x --data-dir d").expect_err("both");
+        assert_eq!(error.exit_code(), 2);
+    }
+
+    #[test]
+    fn the_demo_agent_parses_its_own_flags() {
+        let Ok(Command::DemoAgent(agent)) = parse("reattach demo-agent --flood 3 --help") else {
+            panic!("demo-agent")
+        };
+        assert_eq!(agent.rest, ["--flood", "3", "--help"]);
+    }
+}
