@@ -4,6 +4,8 @@
 //! set is a constant. Sizes are in bytes, durations in milliseconds; `_max` is inclusive.
 //! Must not know anything else.
 
+use std::time::Duration;
+
 /// The bounds and deadlines that configuration can set. `Default` is what the documentation says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -219,7 +221,29 @@ pub const TITLE_BYTES_MAX: usize = 500;
 /// Items in one page of a REST list, if the client does not say.
 pub const PAGE_DEFAULT: usize = 100;
 
+/// The command line: connecting to the server, and its side of the handshake.
+pub const CLIENT_CONNECT: Duration = Duration::from_secs(3);
+/// The command line: one REST request, from its first byte to its last.
+pub const CLIENT_ANSWER: Duration = Duration::from_secs(30);
+/// The command line: what has to come after a ping, else the connection is dead.
+pub const CLIENT_PONG: Duration = Duration::from_secs(2);
+/// The command line: the wait before the first try to reconnect; doubled for each further one.
+pub const CLIENT_RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The command line: the longest wait between two tries to reconnect.
+pub const CLIENT_RETRY_LONGEST: Duration = Duration::from_secs(5);
+/// The command line: how often a repeatable request is sent again.
+pub const CLIENT_RESENDS: u32 = 6;
+/// The command line: one answer of REST.
+pub const CLIENT_BODY_BYTES_MAX: u64 = 256 << 20;
+/// The command line: one frame of the server.
+pub const CLIENT_FRAME_BYTES_MAX: usize = 16 << 20;
+/// The command line: how long a server that `demo` started may take to stop, before it is killed.
+pub const DEMO_STOP: Duration = Duration::from_secs(25);
+/// The command line: how long a server that `demo` started may take to be ready.
+pub const DEMO_READY: Duration = Duration::from_secs(10);
+
 const _: () = {
+    assert!(EVENT_BYTES_CEILING < CLIENT_FRAME_BYTES_MAX);
     assert!(EVENT_BYTES_DEFAULT <= EVENT_BYTES_CEILING);
     assert!(EVENT_BYTES_CEILING < WRITE_BUFFER_BYTES_MAX - WRITE_RESERVE_BYTES);
     assert!(EVENT_BYTES_DEFAULT <= (16 << 20) / 4, "an event is at most a quarter of the ring");

@@ -35,7 +35,7 @@ pub enum Exit {
     /// Data cannot be used, or another server uses it.
     Data,
     /// The configuration was refused.
-    Config,
+    Configuration,
     /// The agent's program was found but cannot be executed.
     NotExecutable,
     /// The agent's program was not found.
@@ -59,7 +59,7 @@ impl Exit {
             Self::Aborted => 11,
             Self::Waiting => 12,
             Self::Data => 75,
-            Self::Config => 78,
+            Self::Configuration => 78,
             Self::NotExecutable => 126,
             Self::ProgramNotFound => 127,
         }
@@ -187,7 +187,7 @@ mod tests {
             (Exit::Aborted, 11),
             (Exit::Waiting, 12),
             (Exit::Data, 75),
-            (Exit::Config, 78),
+            (Exit::Configuration, 78),
             (Exit::NotExecutable, 126),
             (Exit::ProgramNotFound, 127),
         ];

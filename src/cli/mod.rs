@@ -1,23 +1,76 @@
 //! The command line: flags to commands, outcomes to exit codes.
+//!
+//! A newcomer's path: `args`, `commands`, `watch`, `follow`, `render`. The commands are clients
+//! like any other: they speak the public protocol and know nothing of the server's insides, `serve`
+//! aside.
 
+pub mod answer;
 pub mod args;
+pub mod commands;
 pub mod config;
 pub mod demo_agent;
 pub mod exit;
-pub mod serve;
+pub mod follow;
+pub mod http;
+pub mod interrupt;
+pub mod link;
+pub mod render;
+pub mod screen;
+pub mod target;
+pub mod text;
+pub mod watch;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
 use args::{Cli, Command};
+use commands::{demo, list, logs, permissions, run as runs};
+use exit::{Exit, Stop};
 
 /// Runs the command that this process was started with.
 #[must_use]
 pub fn run() -> ExitCode {
-    match Cli::parse().command {
-        Command::Serve(args) => serve::serve(&args),
-        Command::DemoAgent(args) => demo_agent::run(args.rest),
-        _ => ExitCode::FAILURE,
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => {
+            // Help and version go to stdout, errors to stderr; with neither there, nobody reads.
+            error.print().ok();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
+        }
+    };
+    let json = command.json();
+    let outcome = match command {
+        Command::Serve(_) => Err(Stop::Failure(exit::Failure::new(
+            Exit::Failure,
+            "NOT_YET",
+            "`serve` is not in this build yet",
+            "a later build",
+        ))),
+        Command::DemoAgent(args) => return demo_agent::run(args.rest),
+        Command::Demo(args) => demo::demo(args),
+        Command::Run(args) => runs::run(args),
+        Command::Send(args) => runs::send(args),
+        Command::Attach(args) => runs::attach(args),
+        Command::Abort(args) => runs::abort(args),
+        Command::Ps(args) => list::ps(args),
+        Command::Sessions(args) => list::sessions(args),
+        Command::Version(args) => list::version(args),
+        Command::Logs(args) => logs::logs(args),
+        Command::Permissions(args) => permissions::permissions(args),
+        Command::Allow(args) => permissions::allow(args),
+        Command::Deny(args) => permissions::deny(args),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(Stop::StdoutClosed) => Exit::Ok.into(),
+        Err(Stop::Failure(failure)) => {
+            let line =
+                if json { failure.to_json().to_string() } else { format!("reattach: {failure}") };
+            // A closed stderr is nobody listening; the exit code still says it.
+            writeln!(std::io::stderr(), "{line}").ok();
+            failure.exit.into()
+        }
     }
 }

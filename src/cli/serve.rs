@@ -17,8 +17,8 @@ use crate::cli::config::{Config, ConfigError, Flags, World};
 use crate::cli::exit::Exit;
 use crate::registry::{Engine, EngineError, Fatal};
 use crate::run::id::Millis;
-use crate::server::{Server, ServerConfig, StartError};
-use crate::store::OpenOptions;
+use crate::server::{Server, ServerConfig};
+use crate::store::{OpenError, OpenOptions};
 
 /// The file by which the other commands find a server: the object of `--json`.
 pub const SERVER_FILE: &str = "server.json";
@@ -59,10 +59,8 @@ enum Failed {
     Keep,
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("{0}; choose another address with --bind ADDR:PORT")]
-    Listen(StartError),
-    #[error(transparent)]
-    Server(#[from] StartError),
+    #[error("cannot listen on {bind}: {source}; choose another with --bind ADDR:PORT")]
+    Listen { bind: std::net::SocketAddr, source: io::Error },
     #[error("cannot write {}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -76,9 +74,12 @@ enum Failed {
 impl Failed {
     const fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Keep | Self::Server(StartError::PublicUrl(_)) => Exit::Config,
-            Self::Engine(_) | Self::Fatal(_) | Self::Drain => Exit::Data,
-            Self::Listen(_) | Self::Server(_) | Self::File { .. } | Self::Io(_) => Exit::Failure,
+            Self::Config(_) | Self::Keep => Exit::Configuration,
+            Self::Engine(EngineError::Open(OpenError::Sqlite { .. }))
+            | Self::Engine(_)
+            | Self::Fatal(_)
+            | Self::Drain => Exit::Data,
+            Self::Listen { .. } | Self::File { .. } | Self::Io(_) => Exit::Failure,
         }
     }
 }
@@ -103,18 +104,11 @@ fn run(args: &ServeArgs) -> Result<(), Failed> {
     };
     let engine =
         Engine::open(&data_dir, &config.limits, config.providers.clone(), &open_options())?;
-    let server = Server::start(
-        server_config(&config, &data_dir),
-        engine.registry().clone(),
-        engine.readers().clone(),
-    )
-    .map_err(|error| match error {
-        bind @ StartError::Bind { .. } => Failed::Listen(bind),
-        other => Failed::Server(other),
-    })?;
+    let server = Server::start(server_config(&config, &data_dir), &engine)
+        .map_err(|source| Failed::Listen { bind: config.server.bind, source })?;
     let file = data_dir.join(SERVER_FILE);
     announce(args, &config, &data_dir, &file, &server)?;
-    let ended = watch(&engine, &server, &signals);
+    let ended = watch(&engine, &signals);
     // It may be gone already; a stale one names a process that is no more.
     drop(std::fs::remove_file(&file));
     match ended {
@@ -129,7 +123,7 @@ enum Ended {
 }
 
 /// Serves until a signal or the end of the store, and takes out of memory what is due.
-fn watch(engine: &Engine, server: &Server, signals: &Receiver<i32>) -> Ended {
+fn watch(engine: &Engine, signals: &Receiver<i32>) -> Ended {
     loop {
         let next = engine.registry().evict(Millis::now());
         let pause = next.map_or(EVICT_PAUSE, |at| {
@@ -140,9 +134,6 @@ fn watch(engine: &Engine, server: &Server, signals: &Receiver<i32>) -> Ended {
             recv(signals) -> _ => return Ended::Signal,
             recv(engine.fatal()) -> error => {
                 return Ended::Fatal(error.unwrap_or_else(|_| "the store thread ended".into()));
-            }
-            recv(server.fatal()) -> error => {
-                return Ended::Fatal(error.unwrap_or_else(|_| "the listener ended".into()));
             }
             default(pause) => {}
         }
@@ -155,7 +146,7 @@ fn stop(engine: Engine, server: Server, drain_ms: i64) -> Result<(), Failed> {
     let deadline = Instant::now() + Duration::from_millis(drain_ms.unsigned_abs());
     tracing::info!("stopping: runs are aborted, clients drain");
     let all_ended = engine.abort_all(deadline);
-    let all_left = server.join(deadline);
+    let all_left = server.stop(deadline);
     engine.close()?;
     if all_ended && all_left { Ok(()) } else { Err(Failed::Drain) }
 }
@@ -209,7 +200,6 @@ fn server_config(config: &Config, data_dir: &Path) -> ServerConfig {
         data_dir: data_dir.to_owned(),
         limits: config.limits.clone(),
         providers: config.providers.keys().cloned().collect(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
 

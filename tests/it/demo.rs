@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -44,16 +44,15 @@ impl Demo {
             .expect("the binary starts");
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().expect("a pipe");
-        let (sender, lines) = sync_channel(1024);
-        let read = move || {
+        let (sender, lines) = channel();
+        thread::spawn(move || {
             for line in BufReader::new(stdout).lines() {
                 let Ok(line) = line else { return };
                 if sender.send(line).is_err() {
                     return;
                 }
             }
-        };
-        thread::Builder::new().name("lines".into()).spawn(read).expect("a thread starts");
+        });
         Self { child, stdin, lines, said: Vec::new() }
     }
 

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+/// The exit code of a refused configuration.
+pub const EXIT_CODE: u8 = 78;
+
 /// Where a value was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -31,7 +34,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Why a configuration is refused; the program then ends with exit code 78.
+/// Why a configuration is refused.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -111,6 +114,9 @@ pub enum ConfigError {
          public_url = \"https://agents.example.org\" (or REATTACH_SERVER_PUBLIC_URL)"
     )]
     NoPublicUrl,
+    /// Agents cannot outlive the gateway yet.
+    #[error("--on-stop keep is not in this version: agents end with the gateway. Use abort")]
+    KeepNotInThisVersion,
     /// There is no place for data.
     #[error("neither XDG_DATA_HOME nor HOME says where data lies: give --data-dir DIR")]
     NoDataDir,

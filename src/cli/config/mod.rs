@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-pub use error::{ConfigError, Origin};
+pub use error::{ConfigError, EXIT_CODE, Origin};
 pub use keys::{KEYS, Key};
 
 use crate::limits::Limits;
@@ -125,7 +125,7 @@ impl Config {
     /// Reads and checks everything: file, environment, flags, relations, exposure.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first thing that is wrong; the exit code for all of them is [`EXIT_CODE`].
     pub fn load(flags: &Flags, world: &World) -> Result<Self, ConfigError> {
         let file = match &flags.config {
             Some(path) => Some((path.clone(), read(path)?)),

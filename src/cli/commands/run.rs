@@ -1,0 +1,296 @@
+//! `run`, `send`, `attach`, `abort`: what starts, watches and stops runs.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{Context, string};
+use crate::cli::args::{AbortArgs, AttachArgs, AttachFrom, RunArgs, SendArgs, WatchArgs};
+use crate::cli::exit::{Exit, Failure, Outcome};
+use crate::cli::follow::{Begin, Follow, Mark};
+use crate::cli::text;
+use crate::cli::watch::{CtrlC, Options, Until, Watch};
+
+/// `reattach run`.
+///
+/// # Errors
+/// What the server or the way to it says.
+pub fn run(args: RunArgs) -> Outcome {
+    let deadline = deadline(args.watch);
+    let mut context = Context::new(&args.server, args.output)?;
+    let content = prompt(args.prompt)?;
+    let mut options: Map<String, Value> = args.options.into_iter().collect();
+    if let Some(model) = args.model {
+        options.insert("model".into(), Value::from(model));
+    }
+    let mut body = json!({"provider": args.agent, "projectPath": directory(args.cwd)?});
+    if let Some(title) = args.title {
+        body["title"] = Value::from(title);
+    }
+    let session: Value = context.rest.post("/sessions", &body)?;
+    let session = string(&session, "id")?;
+    context.screen.say(&format!("session {session}"))?;
+    let message_id = Uuid::new_v4().to_string();
+    let accepted = accept(&context, &session, &content, &options, &message_id)?;
+    if args.detach {
+        return acknowledge(&mut context, &session, &accepted);
+    }
+    watch_run(&mut context, &session, &accepted, args.watch, deadline)
+}
+
+/// `reattach send`.
+///
+/// # Errors
+/// What the server or the way to it says.
+pub fn send(args: SendArgs) -> Outcome {
+    let deadline = deadline(args.watch);
+    let mut context = Context::new(&args.server, args.output)?;
+    let content = prompt(args.text)?;
+    let session = string(&context.session(&args.session)?, "id")?;
+    let options = args.options.into_iter().collect();
+    let message_id = args.message_id.unwrap_or_else(|| Uuid::new_v4().to_string());
+    let accepted = accept(&context, &session, &content, &options, &message_id)?;
+    if args.wait {
+        return watch_run(&mut context, &session, &accepted, args.watch, deadline);
+    }
+    acknowledge(&mut context, &session, &accepted)
+}
+
+/// `reattach attach`.
+///
+/// # Errors
+/// What the server or the way to it says.
+pub fn attach(args: AttachArgs) -> Outcome {
+    let deadline = deadline(args.watch);
+    let mut context = Context::new(&args.server, args.output)?;
+    let session = match &args.session {
+        Some(named) => context.session(named)?,
+        None => the_one_that_matters(&context)?,
+    };
+    let session = string(&session, "id")?;
+    if args.session.is_none() {
+        context.screen.say(&format!("session {session}"))?;
+    }
+    let begin = match (args.since, args.from) {
+        (Some(since), _) => Begin::After(Mark { run: since.run, seq: since.seq }),
+        (None, AttachFrom::Start) => Begin::Start,
+        (None, AttachFrom::Tail) => Begin::Tail,
+    };
+    let options = Options {
+        until: if args.until_complete { Until::Idle } else { Until::Detached },
+        ctrl_c: CtrlC::Detach,
+        no_input: args.watch.no_input,
+        deadline,
+        quiet: false,
+    };
+    let follow = Follow::new(session, begin);
+    Watch::new(&context.rest, &mut context.screen, follow, options)?.run()
+}
+
+/// `reattach abort`.
+///
+/// # Errors
+/// What the server or the way to it says.
+pub fn abort(args: AbortArgs) -> Outcome {
+    let begun = Instant::now();
+    let mut context = Context::new(&args.server, args.output)?;
+    let session = context.session(&args.session)?;
+    let session_id = string(&session, "id")?;
+    let Some(run) = session["lastRunId"].as_str() else {
+        return Err(nothing_to_abort(&session_id).into());
+    };
+    // Repeatable: it names the run, so a second one stops no other.
+    let _: Value = context.rest.post_repeatable(&format!("/runs/{run}/abort"), &json!({}))?;
+    if !args.wait {
+        let answer = json!({"sessionId": session_id, "runId": run, "state": "stopping"});
+        context.screen.document(&answer, "stopping\n")?;
+        return Ok(Exit::Ok);
+    }
+    if !context.screen.is_json() {
+        context.screen.say("stopping...")?;
+    }
+    let exit = wait_for_end(&mut context, &session_id, run, args.timeout.map(|it| begun + it))?;
+    if exit == Exit::TimedOut {
+        return Ok(exit);
+    }
+    let ended: Value = context.rest.get(&format!("/runs/{run}"), &[])?;
+    if ended["status"] != "completed" {
+        // Somebody pressed Ctrl-C: it stops without us.
+        return Ok(exit);
+    }
+    let took = text::duration(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
+    let how = match ended["reason"].as_str() {
+        Some("aborted") => format!("stopped ({took})\n"),
+        reason => format!("it had ended by itself: {}\n", reason.unwrap_or("unknown")),
+    };
+    let mut answer = json!({"sessionId": session_id, "runId": run, "state": "stopped"});
+    answer["run"] = ended;
+    context.screen.document(&answer, &how)?;
+    Ok(Exit::Ok)
+}
+
+fn nothing_to_abort(session: &str) -> Failure {
+    Failure::new(
+        Exit::Conflict,
+        "NO_ACTIVE_RUN",
+        format!("session {session} has no run"),
+        "reattach ps",
+    )
+}
+
+fn wait_for_end(
+    context: &mut Context,
+    session: &str,
+    run: &str,
+    deadline: Option<Instant>,
+) -> Outcome {
+    let state: Value = context.rest.get(&format!("/runs/{run}"), &[])?;
+    if state["status"] == "completed" {
+        return Ok(Exit::Ok);
+    }
+    // What was said before is of no interest here, only the end.
+    let seen = Mark { run: run.to_owned(), seq: state["lastSeq"].as_u64().unwrap_or(0) };
+    let options = Options {
+        until: Until::Complete(run.to_owned()),
+        ctrl_c: CtrlC::Detach,
+        no_input: false,
+        deadline,
+        quiet: true,
+    };
+    let follow = Follow::new(session, Begin::After(seen));
+    Watch::new(&context.rest, &mut context.screen, follow, options)?.run()
+}
+
+/// Sends a prompt. Its id makes it harmless to send it again when the answer was lost.
+fn accept(
+    context: &Context,
+    session: &str,
+    content: &str,
+    options: &Map<String, Value>,
+    message_id: &str,
+) -> Result<Value, Failure> {
+    let body = json!({"content": content, "options": options, "clientMessageId": message_id});
+    let accepted = context.rest.post_repeatable(&format!("/sessions/{session}/runs"), &body);
+    accepted.map_err(|mut failure| {
+        // The server's advice names no session; here it is known.
+        failure.next = failure.next.replace("SESSION", session);
+        failure
+    })
+}
+
+fn acknowledge(context: &mut Context, session: &str, accepted: &Value) -> Outcome {
+    let run = string(accepted, "runId")?;
+    let flags = context.rest.target().flags();
+    let duplicate = accepted["duplicate"] == true;
+    let answer = json!({"sessionId": session, "runId": run, "duplicate": duplicate});
+    let text = format!("run {run}{}\n", if duplicate { " (sent before)" } else { "" });
+    context.screen.document(&answer, &text)?;
+    if !context.screen.is_json() {
+        context.screen.say(&format!("to watch it: reattach attach {session}{flags}"))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn watch_run(
+    context: &mut Context,
+    session: &str,
+    accepted: &Value,
+    watch: WatchArgs,
+    deadline: Option<Instant>,
+) -> Outcome {
+    let run = string(accepted, "runId")?;
+    let options = Options {
+        until: Until::Complete(run.clone()),
+        ctrl_c: CtrlC::AbortThenDetach,
+        no_input: watch.no_input,
+        deadline,
+        quiet: false,
+    };
+    let follow = Follow::new(session, Begin::Run(run));
+    Watch::new(&context.rest, &mut context.screen, follow, options)?.run()
+}
+
+/// The session that needs somebody, else the one that runs, else the last.
+fn the_one_that_matters(context: &Context) -> Result<Value, Failure> {
+    let sessions = context.list("/sessions", &[], usize::MAX)?;
+    let rank = |session: &&Value| {
+        let updated = session["updatedAt"].as_str().unwrap_or_default().to_owned();
+        (is_waiting(session), session["running"] == true, updated)
+    };
+    sessions.iter().max_by_key(rank).cloned().ok_or_else(|| {
+        Failure::new(
+            Exit::NotFound,
+            "SESSION_NOT_FOUND",
+            "there is no session yet",
+            "reattach run \"PROMPT\"",
+        )
+    })
+}
+
+/// Whether a session waits for somebody.
+#[must_use]
+pub fn is_waiting(session: &Value) -> bool {
+    match &session["waiting"] {
+        Value::Bool(waiting) => *waiting,
+        Value::Number(count) => count.as_u64() != Some(0),
+        Value::Array(waiting) => !waiting.is_empty(),
+        _ => false,
+    }
+}
+
+fn deadline(watch: WatchArgs) -> Option<Instant> {
+    watch.timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+}
+
+/// A prompt, from stdin if it is `-`.
+fn prompt(given: String) -> Result<String, Failure> {
+    let text = if given == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map_err(|error| {
+            Failure::usage(
+                format!("cannot read the prompt from stdin: {error}"),
+                "echo \"PROMPT\" | reattach run -",
+            )
+        })?;
+        text
+    } else {
+        given
+    };
+    if text.trim().is_empty() {
+        return Err(Failure::usage("the prompt is empty", "reattach run \"PROMPT\""));
+    }
+    Ok(text)
+}
+
+/// The directory to work in, absolute and without links where this machine knows it.
+fn directory(given: Option<PathBuf>) -> Result<String, Failure> {
+    let given = given.unwrap_or_else(|| PathBuf::from("."));
+    let path = match std::fs::canonicalize(&given) {
+        Ok(path) => path,
+        // The server may be elsewhere, and know it.
+        Err(_) if given.is_absolute() => given,
+        Err(error) => {
+            return Err(Failure::usage(
+                format!("{}: {error}", given.display()),
+                "--cwd DIR with a directory that exists",
+            ));
+        }
+    };
+    utf8(&path)
+}
+
+/// A path as JSON can say it.
+///
+/// # Errors
+/// If it is not UTF-8.
+pub fn utf8(path: &Path) -> Result<String, Failure> {
+    path.to_str().map(str::to_owned).ok_or_else(|| {
+        Failure::usage(
+            format!("{}: the name is not UTF-8, which the protocol needs", path.display()),
+            "a directory with another name",
+        )
+    })
+}
