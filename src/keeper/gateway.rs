@@ -188,7 +188,8 @@ impl Process {
     }
 }
 
-/// Commands down. To drop this is to tell the keeper that its gateway is gone: it stops its
+/// Commands down. An error says only that the keeper has ended; how is the replies' to say, since
+/// a command may cross the agent's natural end. To drop this is to tell the keeper that its gateway is gone: it stops its
 /// agent and ends.
 #[derive(Debug)]
 pub struct Commands {
@@ -200,7 +201,7 @@ impl Commands {
     /// Write number `n` for the agent's stdin; see `Command::Write`.
     ///
     /// # Errors
-    /// `InvalidInput`: longer than a frame may be, nothing was sent. Else the keeper is gone.
+    /// `InvalidInput`: longer than a frame may be, nothing was sent. Else the keeper has ended.
     pub fn write(&mut self, n: u64, bytes: Vec<u8>, close: bool) -> io::Result<()> {
         self.send(&Command::Write { n, bytes, close })
     }
@@ -208,7 +209,7 @@ impl Commands {
     /// Closes the agent's stdin after all writes so far.
     ///
     /// # Errors
-    /// The keeper is gone.
+    /// The keeper has ended.
     pub fn close_stdin(&mut self) -> io::Result<()> {
         self.send(&Command::CloseStdin)
     }
@@ -216,7 +217,7 @@ impl Commands {
     /// Runs the stop ladder.
     ///
     /// # Errors
-    /// The keeper is gone.
+    /// The keeper has ended.
     pub fn stop(&mut self) -> io::Result<()> {
         self.send(&Command::Stop)
     }

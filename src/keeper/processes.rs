@@ -288,11 +288,17 @@ mod system {
         }
     }
 
-    /// The tags must not stand in the environment of `ps` itself.
+    /// The tags must not stand in the environment of `ps` itself, nor may it list itself, which
+    /// is our child while it looks.
     fn ps(args: &[&str]) -> io::Result<String> {
         let mut ps = Command::new("/bin/ps");
-        let output = ps.args(args).env_clear().stdin(Stdio::null()).output()?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        ps.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::piped());
+        let ps = ps.stderr(Stdio::null()).spawn()?;
+        let own = ps.id().to_string();
+        let output = ps.wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let is_other = |line: &&str| line.split_ascii_whitespace().next() != Some(own.as_str());
+        Ok(text.lines().filter(is_other).collect::<Vec<_>>().join("\n"))
     }
 }
 

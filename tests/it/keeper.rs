@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,8 +11,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use reattach::keeper::{
-    self, AGENT_TAG, Commands, DataTag, LaunchSpec, Process, Records, Reply, SpawnFailed,
-    SpawnFailure, Step, Stopped, Timings, WriteError,
+    self, AGENT_TAG, Commands, DataTag, LaunchSpec, Process, Records, Reply, SpawnError,
+    SpawnFailed, SpawnFailure, Step, Stopped, Timings, WriteError,
 };
 use reattach::limits;
 use reattach::provider::{Exit, Record, RecordBody};
@@ -67,8 +68,12 @@ fn start(mut spec: LaunchSpec) -> Kept {
 }
 
 fn start_with(program: &Path, spec: &LaunchSpec, data_dir: TempDir) -> Kept {
-    let keeper::Parts { process, commands, mut replies, records } =
-        keeper::spawn(program, spec).expect("a keeper");
+    // A script that was just written is busy while a fork of another test still holds it open.
+    let parts = wait_for("a program that is not busy", || match keeper::spawn(program, spec) {
+        Err(SpawnError::Process(error)) if error.kind() == ErrorKind::ExecutableFileBusy => None,
+        other => Some(other.expect("a keeper")),
+    });
+    let keeper::Parts { process, commands, mut replies, records } = parts;
     let (send, receive) = channel();
     std::thread::spawn(move || {
         while let Ok(Some(reply)) = replies.next() {
@@ -216,25 +221,33 @@ fn helper(role: &str) -> LaunchSpec {
     spec
 }
 
+fn another(role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", "keeper::as_helper", "--nocapture"]);
+    command.env("KEEPER_TEST_HELPER", role).stdin(Stdio::null());
+    command
+}
+
 /// Not a test: what `helper` starts. Without the variable it does nothing.
 #[expect(clippy::print_stdout, reason = "an agent's stdout is how it speaks")]
-#[expect(clippy::zombie_processes, reason = "that its child outlives it is what it is for")]
 #[test]
 fn as_helper() {
     let role = std::env::var("KEEPER_TEST_HELPER").unwrap_or_default();
     match role.as_str() {
         "" => return,
-        "parent" => {
-            Command::new(std::env::current_exe().expect("this program"))
-                .args(["--exact", "keeper::as_helper", "--nocapture"])
-                .env("KEEPER_TEST_HELPER", "escaped")
-                .stdin(Stdio::null())
-                .spawn()
-                .expect("a grandchild");
+        "parent" => drop(another("escaped").spawn().expect("a grandchild")),
+        "escaped" => drop(rustix::process::setsid().expect("a session of its own")),
+        "parent of one that vanishes" => {
+            another("vanishing").status().expect("a grandchild");
         }
-        "escaped" => {
+        "vanishing" => {
+            // Leaves a process in a session that is not the agent's, without the agent's
+            // environment and without a parent.
             rustix::process::setsid().expect("a session of its own");
-            println!("escaped {}", std::process::id());
+            let mut sleep = Command::new("sleep");
+            sleep.arg("1000").env_clear().stdin(Stdio::null());
+            println!("left {}", sleep.spawn().expect("sleep").id());
+            return;
         }
         other => panic!("no such helper: {other}"),
     }
@@ -439,6 +452,30 @@ fn nothing_is_left_of_an_agent_that_ignores_signals_and_has_a_grandchild_in_its_
     kept.wait();
 }
 
+/// I21: what hides its tag and lost its parent is the keeper's child.
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_is_left_of_an_agent_whose_grandchild_hides() {
+    let mut kept = start(helper("parent of one that vanishes"));
+    let records = kept.records();
+    kept.started();
+    let left = loop {
+        let record = records.recv_timeout(DEADLINE).expect("a line");
+        let RecordBody::Out(line) = record else { continue };
+        let line = String::from_utf8(line).expect("UTF-8");
+        if let Some(pid) = line.strip_prefix("left ") {
+            break pid.to_owned();
+        }
+    };
+    while records.recv_timeout(DEADLINE).expect("a line") != out("deaf") {}
+    assert!(Path::new("/proc").join(&left).exists());
+    kept.commands().stop().expect("sent");
+    let (_, stopped) = kept.ended();
+    assert_eq!(stopped, Stopped { step: Some(Step::Kill), swept: 1, left: 0 });
+    assert!(!Path::new("/proc").join(&left).exists(), "at the moment of `Stopped`");
+    kept.wait();
+}
+
 /// I21: at a natural end, too.
 #[cfg(target_os = "linux")]
 #[test]
@@ -483,15 +520,19 @@ fn dropping_the_commands_alone_still_gives_the_whole_account() {
 
 #[test]
 fn a_keeper_that_is_told_to_end_stops_its_agent_first() {
-    let mut kept = start(launch(&["sleep", "1000"]));
-    kept.started();
-    let keeper = rustix::process::Pid::from_raw(kept.process.pid().cast_signed()).expect("a pid");
-    rustix::process::kill_process(keeper, rustix::process::Signal::HUP).expect("a signal");
-    rustix::process::kill_process(keeper, rustix::process::Signal::TERM).expect("a signal");
-    let (exit, stopped) = kept.ended();
-    assert_eq!((exit, stopped.step), (Exit::Signal(2), Some(Step::Interrupt)));
-    all(&kept.records());
-    kept.wait();
+    use rustix::process::{Pid, Signal, kill_process};
+
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut kept = start(launch(&["sleep", "1000"]));
+        kept.started();
+        let keeper = Pid::from_raw(kept.process.pid().cast_signed()).expect("a pid");
+        kill_process(keeper, Signal::HUP).expect("a signal, to no effect");
+        kill_process(keeper, signal).expect("a signal");
+        let (exit, stopped) = kept.ended();
+        assert_eq!((exit, stopped.step), (Exit::Signal(2), Some(Step::Interrupt)));
+        all(&kept.records());
+        kept.wait();
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -592,7 +633,8 @@ fn an_agent_that_cannot_be_started_says_why() {
         (launch(&[]), SpawnFailure::Other, "no program"),
     ] {
         let mut kept = start(spec);
-        kept.write(1, b"x\n");
+        // It may have ended already; a command that crosses its end does no harm.
+        kept.commands().write(1, b"x\n".to_vec(), false).ok();
         let reply = kept.reply();
         let Reply::SpawnFailed(SpawnFailed { kind: why, message }) = reply else {
             panic!("{reply:?}")
