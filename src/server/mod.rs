@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use crate::limits::Limits;
 use crate::protocol::gateway::FrameLimits;
 use crate::protocol::message::ErrorCode;
-use crate::registry::{RefusalCode, Registry};
+use crate::registry::{Engine, RefusalCode, Registry};
 use crate::server::api::Api;
 use crate::server::auth::{Auth, Credential, Login};
 use crate::server::http::gate::{BadUrl, Gate};
@@ -57,9 +57,10 @@ pub struct ServerConfig {
     pub providers: Vec<String>,
     /// Where the token lies.
     pub data_dir: PathBuf,
-    /// This program's version.
-    pub version: String,
 }
+
+/// This program's version.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +102,15 @@ impl Server {
     ///
     /// # Errors
     /// See `StartError`.
-    pub fn start(
+    pub fn start(config: ServerConfig, engine: &Engine) -> Result<Self, StartError> {
+        Self::over(config, engine.registry().clone(), engine.readers().clone())
+    }
+
+    /// The same over the parts of an engine.
+    ///
+    /// # Errors
+    /// See `StartError`.
+    pub fn over(
         config: ServerConfig,
         registry: Arc<Registry>,
         readers: Arc<Readers>,
@@ -130,7 +139,7 @@ impl Server {
                 readers,
                 project_roots: roots.collect(),
                 providers: config.providers,
-                version: config.version,
+                version: VERSION.to_owned(),
             },
         };
         let (report, fatal) = bounded(1);
@@ -159,10 +168,10 @@ impl Server {
         self.listener.drain();
     }
 
-    /// Waits for the connections to end, stops those left at `deadline`, joins all threads.
-    /// `false` if a thread had to be left behind.
+    /// Drains, waits for the connections to end, stops those left at `deadline`, joins all
+    /// threads. `false` if a thread had to be left behind.
     #[must_use]
-    pub fn join(self, deadline: Instant) -> bool {
+    pub fn stop(self, deadline: Instant) -> bool {
         self.listener.join(deadline)
     }
 }
@@ -298,3 +307,6 @@ fn error_code(code: RefusalCode) -> ErrorCode {
         RefusalCode::Internal => ErrorCode::InternalError,
     }
 }
+
+#[cfg(test)]
+mod tests;
