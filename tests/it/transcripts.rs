@@ -46,7 +46,7 @@ fn names() -> Vec<String> {
         })
         .collect();
     names.sort();
-    assert!(names.len() >= 37, "transcripts are missing: {names:?}");
+    assert!(names.len() >= 46, "transcripts are missing: {names:?}");
     names
 }
 
@@ -210,6 +210,14 @@ fn answer(name: &str, request_id: String) -> Answer {
         "permission_allow" | "tool_write_ask" | "plan_mode_exit" => yes,
         "permission_suggestions_always" => {
             Answer { choice_id: Some("always_1_saved".into()), ..yes }
+        }
+        // Recorded as the adapter would do it: the rule for the session, and its own words.
+        "permission_rule_session" => Answer { choice_id: Some("always_1".into()), ..yes },
+        "plan_mode_denied" => Answer { message: None, ..no },
+        "edit_after_read" => {
+            let input = json!({"file_path": "/workspace/demo/edit-me.txt", "old_string": "two",
+                "new_string": "zwei", "replace_all": false});
+            Answer { updated_input: Some(input), ..yes }
         }
         "ask_user_question" => {
             Answer { updated_input: Some(json!({"answers": {"Which colour?": "Blue"}})), ..yes }

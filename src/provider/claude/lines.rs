@@ -31,8 +31,8 @@ pub const TABLE: &[Row] = &[
     told("assistant/server_tool_use", &["tool_use*"], "a tool that runs at the provider"),
     seen(
         "assistant/synthetic",
-        &["error", "status info*"],
-        "an `error` if marked as one; else a note of the CLI, which the model did not say",
+        &["error", "text"],
+        "an `error` if marked as one; else the answer to a slash command, which the CLI gave itself",
     ),
     seen("assistant/text", &["stream_end", "text"], "the preview ends before the finished block"),
     seen(
@@ -52,7 +52,7 @@ pub const TABLE: &[Row] = &[
         &[],
         "a receipt for prompts with a `uuid`; ours have none, delivery is the keeper's to say",
     ),
-    told("control_cancel_request", &["permission_gone*"], ""),
+    seen("control_cancel_request", &["permission_gone"], ""),
     seen("control_request/can_use_tool", &["permission_request"], ""),
     told("control_request/hook_callback", &["write*"], "we register no hooks; it is let through"),
     seen("control_response/error", &["error"], ""),
@@ -114,11 +114,7 @@ pub const TABLE: &[Row] = &[
         &["turn_started", "native_id", "status model", "status mode"],
         "each turn begins with it; its lists of tools and commands are for another page",
     ),
-    told(
-        "system/local_command_output",
-        &["status info*"],
-        "what a slash command printed; the model did not say it",
-    ),
+    told("system/local_command_output", &["text*"], "the answer to a slash command"),
     told(
         "system/permission_denied",
         &["status info*"],
@@ -140,7 +136,7 @@ pub const TABLE: &[Row] = &[
     seen(
         "user/local_command",
         &["status info", "error*"],
-        "what a slash command printed; the model did not say it",
+        "what a change of settings printed, or a slash command that failed",
     ),
     seen("user/replay", &[], "the echo of a prompt, which the run's head has"),
     seen(

@@ -110,7 +110,7 @@ impl Claude {
         true
     }
 
-    /// What the CLI says in the model's place: errors of the provider, mostly.
+    /// What the CLI says in the model's place: errors of the provider, answers to slash commands.
     fn synthetic(&mut self, line: &Value, parent: Option<String>, out: &mut Vec<Output>) -> bool {
         let text = joined(&line["message"]["content"]);
         let failed =
@@ -126,7 +126,8 @@ impl Claude {
                 parent_tool_id: parent,
             }
         } else {
-            Event::Status(Status { text, parent_tool_id: parent, ..Status::default() })
+            // The answer to a slash command that needs no model.
+            Event::Text { content: text, role: None, block_id: None, parent_tool_id: parent }
         }));
         line["message"].get("content").is_some_and(Value::is_array)
     }

@@ -52,7 +52,12 @@ impl Claude {
             }
             "local_command_output" => {
                 self.spoke();
-                out.push(info(field::text(line, "content").unwrap_or_default(), line));
+                out.push(Output::Event(Event::Text {
+                    content: field::owned(line, "content").unwrap_or_default(),
+                    role: None,
+                    block_id: None,
+                    parent_tool_id: field::parent(line),
+                }));
             }
             _ => return false,
         }
