@@ -10,6 +10,8 @@ pub mod cli;
 #[cfg(not(any(loom, shuttle)))]
 pub mod keeper;
 pub mod limits;
+#[doc(hidden)]
+pub mod oracle;
 pub mod protocol;
 #[cfg(not(any(loom, shuttle)))]
 pub mod provider;

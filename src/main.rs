@@ -2,6 +2,13 @@
 
 use std::process::ExitCode;
 
+/// The models are tests of the library; the binary is built beside them, for nothing.
+#[cfg(any(loom, shuttle))]
+fn main() -> ExitCode {
+    ExitCode::FAILURE
+}
+
+#[cfg(not(any(loom, shuttle)))]
 fn main() -> ExitCode {
     // The keeper is spawned once per agent, and the demo agent by a keeper: both go past the
     // command line's parser.

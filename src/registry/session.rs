@@ -544,6 +544,13 @@ impl Session {
         self.inner.lock().log.read(cursor, budget, waker)
     }
 
+    /// What its log holds in memory: frames, and their bytes (I7).
+    #[must_use]
+    pub fn log_weight(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        (inner.log.frames(), inner.log.bytes())
+    }
+
     /// Whether something waits for the store.
     #[must_use]
     pub fn has_undurable(&self) -> bool {

@@ -129,6 +129,12 @@ impl Log {
         self.settled
     }
 
+    /// Frames in memory.
+    #[must_use]
+    pub fn frames(&self) -> usize {
+        self.ring.len()
+    }
+
     /// Bytes of frames in memory.
     #[must_use]
     pub const fn bytes(&self) -> usize {

@@ -1,0 +1,15 @@
+//! What checks the core: a disk in memory with the store's guards, a bell to wait for, and the
+//! checker of what a subscriber sees. Shared by loom, shuttle, the property tests and fuzzers.
+//!
+//! Not part of the program: hidden from the documentation, called by tests only. Must not know
+//! SQLite, sockets or threads.
+
+mod bell;
+mod checker;
+mod disk;
+mod fault;
+
+pub use bell::Alarm;
+pub use checker::{Checker, Fact};
+pub use disk::{MemoryDisk, StoredRun};
+pub use fault::Fault;

@@ -1,0 +1,132 @@
+//! Who may begin a run, and what may not.
+
+use reattach::registry::{From, Mode, RefusalCode, Registry};
+use reattach::run::id::{NativeId, Seq, SessionId};
+use reattach::sync::Arc;
+
+use super::world::{Follower, LATER, NOW, S, World, append, by, complete, spawn};
+
+/// Two starts (I5): one begins, the other is told that a run is in progress and changes nothing.
+pub(crate) fn two_starts() {
+    let world = World::new();
+    let session = world.session(S);
+    let other = {
+        let world = world.clone();
+        spawn(move || world.send("b").map_err(|refusal| refusal.code))
+    };
+    let one = world.send("a").map_err(|refusal| refusal.code);
+    let both = [one, other.join().unwrap()];
+    let began: Vec<_> = both.iter().filter_map(|result| result.ok()).collect();
+    let refused: Vec<_> = both.iter().filter_map(|result| result.err()).collect();
+    assert_eq!(began.len(), 1, "I5: one begins");
+    assert_eq!(refused, [RefusalCode::RunInProgress], "I5");
+    assert_eq!(session.running(), Some(began[0]), "I5: the other changes nothing");
+    world.settle();
+    assert_eq!(world.check_disk().facts().len(), 1, "I5: one head");
+}
+
+/// The same prompt twice at the same time, while the store commits (I19): one run, one original.
+pub(crate) fn one_prompt_twice() {
+    let world = World::new();
+    world.session(S);
+    let other = {
+        let world = world.clone();
+        spawn(move || world.send_as("a", Some("m")).map(|a| (a.run, a.duplicate)))
+    };
+    let store = {
+        let world = world.clone();
+        spawn(move || world.keep_store(|disk| !disk.runs(S).is_empty()))
+    };
+    let one = world.send_as("a", Some("m")).map(|a| (a.run, a.duplicate)).expect("accepted");
+    let other = other.join().unwrap().expect("I19: a resend is accepted");
+    store.join().unwrap();
+    assert_eq!(one.0, other.0, "I19: one run");
+    assert_ne!(one.1, other.1, "I19: one of them is the duplicate");
+}
+
+/// Shutdown against a start and a subscribe (I14): nothing begins after it, who subscribed sees
+/// the run's end and then that nothing more will come.
+pub(crate) fn close_start_subscribe() {
+    let world = World::new();
+    world.session(S);
+    let sender = {
+        let world = world.clone();
+        spawn(move || world.send("a").map_err(|refusal| refusal.code))
+    };
+    let closer = {
+        let world = world.clone();
+        spawn(move || {
+            world.registry.close(Mode::Abort);
+            abort_all(&world.registry);
+            world.settle();
+            assert!(world.registry.running().is_empty(), "I14: nothing begins after it");
+        })
+    };
+    let mut follower = Follower::subscribe(&world, From::Start).expect("the session is there");
+    follower.follow_to_the_end();
+    closer.join().unwrap();
+    match sender.join().unwrap() {
+        Ok(_) => assert!(follower.checker.has_end_of(1), "I14: readers drain through `complete`"),
+        Err(code) => {
+            assert_eq!(code, RefusalCode::ShuttingDown);
+            assert!(follower.checker.facts().is_empty(), "a refused send records nothing");
+        }
+    }
+    assert!(world.registry.running().is_empty(), "I14: nothing begins after it");
+}
+
+/// A session leaves memory while somebody sends to it: the run begins in the one that is found,
+/// and is committed (I13).
+pub(crate) fn evict_and_start() {
+    let world = World::new();
+    world.completed();
+    let timer = {
+        let world = world.clone();
+        spawn(move || {
+            world.registry.evict(LATER);
+        })
+    };
+    let run = world.send("b").expect("nothing is running");
+    let session = world.registry.in_memory(S).expect("I13: it has a running run");
+    assert_eq!(session.running(), Some(run));
+    append(&session, run, 2);
+    complete(&session, run);
+    timer.join().unwrap();
+    world.settle();
+    let checker = world.check_disk();
+    assert_eq!(checker.facts().len(), 6, "two heads, two events, two ends");
+}
+
+/// Two sessions learn the same native id: one keeps it, and the disk never has to refuse the
+/// other.
+pub(crate) fn native_id_twice() {
+    let world = World::new();
+    let other = SessionId::from_u128(0x07e5);
+    let ((one, _), two) = (world.running(), world.session(other));
+    let native = NativeId("n".into());
+    let second = {
+        let (world, native) = (world.clone(), native.clone());
+        spawn(move || {
+            let learned = world.registry.learn_native(&two, &native, NOW).expect("readable");
+            // It may leave memory as soon as it is durable, and its claim with it.
+            world.settle();
+            world.registry.evict(LATER);
+            learned
+        })
+    };
+    let first = world.registry.learn_native(&one, &native, NOW).expect("readable");
+    assert_ne!(first, second.join().unwrap(), "one of them keeps it");
+    world.settle();
+    let owners = [S, other].map(|id| world.disk.row(id).unwrap().native_id.is_some());
+    assert_eq!(owners, [first, !first]);
+}
+
+fn abort_all(registry: &Arc<Registry>) {
+    for (id, run) in registry.running() {
+        let asked = registry.abort(id, Some(run), &by("shutdown"), NOW);
+        assert!(asked.is_ok(), "nobody else ends it");
+        let session = registry.in_memory(id).expect("its run is running");
+        assert!(session.next_seq(run) > Some(Seq(0)));
+        complete(&session, run);
+    }
+}
