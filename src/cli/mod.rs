@@ -16,6 +16,7 @@ pub mod interrupt;
 pub mod link;
 pub mod render;
 pub mod screen;
+pub mod serve;
 pub mod target;
 pub mod text;
 pub mod watch;
@@ -42,12 +43,7 @@ pub fn run() -> ExitCode {
     };
     let json = command.json();
     let outcome = match command {
-        Command::Serve(_) => Err(Stop::Failure(exit::Failure::new(
-            Exit::Failure,
-            "NOT_YET",
-            "`serve` is not in this build yet",
-            "a later build",
-        ))),
+        Command::Serve(args) => return serve::serve(&args),
         Command::DemoAgent(args) => return demo_agent::run(args.rest),
         Command::Demo(args) => demo::demo(args),
         Command::Run(args) => runs::run(args),

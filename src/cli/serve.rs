@@ -17,7 +17,7 @@ use crate::cli::config::{Config, ConfigError, Flags, World};
 use crate::cli::exit::Exit;
 use crate::registry::{Engine, EngineError, Fatal};
 use crate::run::id::Millis;
-use crate::server::{Server, ServerConfig};
+use crate::server::{Server, ServerConfig, StartError};
 use crate::store::{OpenError, OpenOptions};
 
 /// The file by which the other commands find a server: the object of `--json`.
@@ -59,8 +59,8 @@ enum Failed {
     Keep,
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("cannot listen on {bind}: {source}; choose another with --bind ADDR:PORT")]
-    Listen { bind: std::net::SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Server(#[from] StartError),
     #[error("cannot write {}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -74,12 +74,14 @@ enum Failed {
 impl Failed {
     const fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Keep => Exit::Configuration,
+            Self::Config(_) | Self::Keep | Self::Server(StartError::PublicUrl(_)) => {
+                Exit::Configuration
+            }
             Self::Engine(EngineError::Open(OpenError::Sqlite { .. }))
             | Self::Engine(_)
             | Self::Fatal(_)
             | Self::Drain => Exit::Data,
-            Self::Listen { .. } | Self::File { .. } | Self::Io(_) => Exit::Failure,
+            Self::Server(_) | Self::File { .. } | Self::Io(_) => Exit::Failure,
         }
     }
 }
@@ -104,11 +106,10 @@ fn run(args: &ServeArgs) -> Result<(), Failed> {
     };
     let engine =
         Engine::open(&data_dir, &config.limits, config.providers.clone(), &open_options())?;
-    let server = Server::start(server_config(&config, &data_dir), &engine)
-        .map_err(|source| Failed::Listen { bind: config.server.bind, source })?;
+    let server = Server::start(server_config(&config, &data_dir), &engine)?;
     let file = data_dir.join(SERVER_FILE);
     announce(args, &config, &data_dir, &file, &server)?;
-    let ended = watch(&engine, &signals);
+    let ended = watch(&engine, &server, &signals);
     // It may be gone already; a stale one names a process that is no more.
     drop(std::fs::remove_file(&file));
     match ended {
@@ -123,7 +124,7 @@ enum Ended {
 }
 
 /// Serves until a signal or the end of the store, and takes out of memory what is due.
-fn watch(engine: &Engine, signals: &Receiver<i32>) -> Ended {
+fn watch(engine: &Engine, server: &Server, signals: &Receiver<i32>) -> Ended {
     loop {
         let next = engine.registry().evict(Millis::now());
         let pause = next.map_or(EVICT_PAUSE, |at| {
@@ -134,6 +135,9 @@ fn watch(engine: &Engine, signals: &Receiver<i32>) -> Ended {
             recv(signals) -> _ => return Ended::Signal,
             recv(engine.fatal()) -> error => {
                 return Ended::Fatal(error.unwrap_or_else(|_| "the store thread ended".into()));
+            }
+            recv(server.fatal()) -> error => {
+                return Ended::Fatal(error.unwrap_or_else(|_| "the listener ended".into()));
             }
             default(pause) => {}
         }

@@ -69,7 +69,7 @@ pub enum StartError {
     #[error(transparent)]
     PublicUrl(#[from] BadUrl),
     /// The address cannot be listened on.
-    #[error("cannot listen on {bind}: {source}")]
+    #[error("cannot listen on {bind}: {source}; choose another with --bind ADDR:PORT")]
     Bind {
         /// Which.
         bind: SocketAddr,

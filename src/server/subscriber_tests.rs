@@ -1,3 +1,5 @@
+//! A client without a socket: what it is told, what it is asked to do.
+
 use std::cell::Cell;
 use std::rc::Rc;
 

@@ -1,3 +1,5 @@
+//! Conversations over real sockets with a site that tells what it got.
+
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;

@@ -1,3 +1,5 @@
+//! The server as clients meet it: real sockets, a real store.
+
 use std::io::Write;
 use std::time::{Duration, Instant};
 
