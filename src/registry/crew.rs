@@ -46,13 +46,16 @@ impl Crew for Workers {
         content: &str,
         options: &Map<String, Value>,
     ) -> Result<Job, Refusal> {
-        if !self.providers.contains_key(&session.provider) {
+        let Some(provider) = self.providers.get(&session.provider) else {
             let known = self.providers.keys().cloned().collect::<Vec<_>>().join(", ");
             return Err(Refusal::new(
                 RefusalCode::UnsupportedProvider,
                 format!("There is no provider `{}` here; there are: {known}.", session.provider),
             ));
-        }
+        };
+        provider
+            .check(options)
+            .map_err(|why| Refusal::new(RefusalCode::InvalidField, format!("options: {why}")))?;
         Ok(Job {
             content: content.to_owned(),
             options: options.clone(),

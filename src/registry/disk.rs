@@ -128,7 +128,7 @@ impl Reading {
         session: SessionId,
         id: RunId,
     ) -> Result<(Option<Run>, Vec<(RequestId, Permission)>), ShelfError> {
-        let Some(open) = self.0.open_runs()?.into_iter().find(|open| open.run.id == id) else {
+        let Some(open) = self.0.open_run(session)?.filter(|open| open.run.id == id) else {
             return Err(ShelfError(format!(
                 "run {id} of session {session} changed under the read"
             )));
@@ -148,10 +148,10 @@ impl Reading {
                     }
                 };
                 let waiting = Permission {
-                    opened: at,
+                    opened: permission.at,
                     // Recovery closes it before anybody is served.
                     frame: tungstenite::Utf8Bytes::default(),
-                    received_at: open.run.started_at,
+                    received_at: permission.received_at,
                     settled: (state != PermissionState::Open).then_some(at),
                     state,
                 };

@@ -282,11 +282,29 @@ impl Session {
     /// Ends a run as `end` says, or as an abort if one was asked for (I1: one compare, whoever
     /// calls).
     pub fn complete(&self, run: RunId, end: &Complete, now: Millis) -> Completed {
+        self.complete_after(run, end, now, 0, |_| Vec::new())
+    }
+
+    /// As `complete`, after last frames that go into the same group: `last` makes them, from the
+    /// seq that it is given on. `offset` is the end of the agent record that all of it is from.
+    pub fn complete_after(
+        &self,
+        run: RunId,
+        end: &Complete,
+        now: Millis,
+        offset: u64,
+        mut last: impl FnMut(Seq) -> Vec<Frame>,
+    ) -> Completed {
         loop {
-            let Some(closing) = self.closing(run) else { return Completed::Already };
+            let Some(mut closing) = self.closing(run) else { return Completed::Already };
             let provider = self.row().provider;
             let mut composer = self.composer(run, closing.ordinal, &provider);
-            let group = composer.closing(&closing, end, now);
+            let mut group = last(closing.next);
+            closing.follow(&group);
+            group.append(&mut composer.closing(&closing, end, now));
+            if let Some(complete) = group.last_mut() {
+                complete.offset = offset;
+            }
             let admission = Admission::Closing { aborting: closing.abort.is_some() };
             match self.append(run, group, admission) {
                 Ok(()) => return Completed::Won,

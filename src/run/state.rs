@@ -436,6 +436,26 @@ impl Runs {
     }
 }
 
+impl Closing {
+    /// The snapshot as it is once these frames of the same group are appended.
+    pub fn follow(&mut self, frames: &[Frame]) {
+        for frame in frames {
+            self.next = frame.at.seq.next();
+            match frame.mark.as_deref() {
+                Some(Mark::ToolOpened(tool)) => self.open_tools.push(tool.clone()),
+                Some(Mark::ToolClosed(tool)) => self.open_tools.retain(|open| open != tool),
+                Some(Mark::PermissionOpened { request, .. }) => {
+                    self.open_permissions.push(request.clone());
+                }
+                Some(Mark::PermissionCancelled(request)) => {
+                    self.open_permissions.retain(|open| open != request);
+                }
+                Some(Mark::PermissionAnswered { .. } | Mark::Complete(_)) | None => {}
+            }
+        }
+    }
+}
+
 impl Run {
     /// Whether it has no `complete` yet.
     #[must_use]

@@ -8,7 +8,7 @@ use crate::limits;
 use crate::provider::{Adapter, Ending, Exit, Origin, Output, Record, RecordBody, Write};
 use crate::registry::{request_id, synthetic_result};
 use crate::run::change::Mark;
-use crate::run::event::{CancelReason, Custom, ErrorSource, Event};
+use crate::run::event::{CancelReason, ErrorSource, Event};
 use crate::run::id::{Millis, NativeId, RequestId, RunId};
 
 /// An event that waits to be appended.
@@ -19,7 +19,34 @@ pub(super) struct Staged {
     pub(super) mark: Option<Mark>,
     /// Only if this request still waits for its answer when the event is appended.
     pub(super) if_open: Option<RequestId>,
+    /// On the last event of a record: the record's end offset.
+    pub(super) record_end: Option<u64>,
 }
+
+impl Staged {
+    pub(super) const fn new(at: Millis, event: Event, mark: Option<Mark>) -> Self {
+        Self { at, event, mark, if_open: None, record_end: None }
+    }
+
+    /// About how many bytes its frame will have. Only text is ever long.
+    pub(super) fn weight(&self) -> usize {
+        match &self.event {
+            Event::Text { content, .. }
+            | Event::Thinking { content, .. }
+            | Event::StreamDelta { content, .. }
+            | Event::Error { content, .. }
+            | Event::Raw { content, .. } => ENVELOPE_BYTES + content.len(),
+            Event::Custom(custom) => {
+                let strings = custom.fields.values().filter_map(|value| value.as_str());
+                ENVELOPE_BYTES + strings.map(str::len).sum::<usize>()
+            }
+            _ => ENVELOPE_BYTES,
+        }
+    }
+}
+
+/// About what an envelope has.
+const ENVELOPE_BYTES: usize = 300;
 
 /// What a fold asks of the worker beside events.
 #[derive(Debug, PartialEq)]
@@ -80,7 +107,7 @@ impl Turn {
 
     /// Folds one record: events are added to `staged`, the rest is given back. What follows the
     /// turn's end in the same record stays out of the log.
-    pub(super) fn fold(&mut self, record: &Record, staged: &mut Vec<Staged>) -> Vec<Effect> {
+    pub(super) fn fold(&mut self, record: &Record, staged: &mut VecDeque<Staged>) -> Vec<Effect> {
         if let RecordBody::Err(line) = &record.body {
             self.keep_stderr(line);
         }
@@ -124,26 +151,20 @@ impl Turn {
         (!text.is_empty()).then(|| text.to_owned())
     }
 
-    fn stage(&mut self, at: Millis, mut event: Event, staged: &mut Vec<Staged>) {
-        let mark = match &mut event {
-            Event::ToolUse(tool) => self.open_tool(at, &tool.tool_id, staged),
-            Event::ToolResult(result) => self.close_tool(&result.tool_id),
-            Event::Custom(custom) => match (custom.kind.as_str(), tool_of(custom)) {
-                ("tool_use", Some(tool)) => self.open_tool(at, &tool, staged),
-                ("tool_result", Some(tool)) => self.close_tool(&tool),
-                _ => None,
-            },
-            Event::PermissionRequest(request) => {
-                let id = request_id(self.run, &request.request_id);
-                request.request_id.clone_from(&id.0);
-                self.open_request(at, &id, staged)
-            }
-            _ => None,
+    fn stage(&mut self, at: Millis, mut event: Event, staged: &mut VecDeque<Staged>) {
+        let mark = if let Event::PermissionRequest(request) = &mut event {
+            let id = request_id(self.run, &request.request_id);
+            request.request_id.clone_from(&id.0);
+            self.open_request(at, &id, staged)
+        } else if let Some(tool) = event.tool_opened() {
+            self.open_tool(at, tool, staged)
+        } else {
+            event.tool_closed().and_then(|tool| self.close_tool(tool))
         };
-        staged.push(Staged { at, event, mark, if_open: None });
+        staged.push_back(Staged::new(at, event, mark));
     }
 
-    fn open_tool(&mut self, at: Millis, tool: &str, staged: &mut Vec<Staged>) -> Option<Mark> {
+    fn open_tool(&mut self, at: Millis, tool: &str, staged: &mut VecDeque<Staged>) -> Option<Mark> {
         let known = self.closed_tools.contains(tool) || self.open_tools.iter().any(|t| t == tool);
         if known {
             return None;
@@ -154,7 +175,7 @@ impl Turn {
             let content = "Too many tool calls are open at once; this one is no longer followed.";
             let mark = self.forget_tool(&oldest);
             let event = synthetic_result(&oldest, content);
-            staged.push(Staged { at, event, mark, if_open: None });
+            staged.push_back(Staged::new(at, event, mark));
         }
         self.open_tools.push_back(tool.to_owned());
         Some(Mark::ToolOpened(tool.to_owned()))
@@ -179,7 +200,7 @@ impl Turn {
         &mut self,
         at: Millis,
         id: &RequestId,
-        staged: &mut Vec<Staged>,
+        staged: &mut VecDeque<Staged>,
     ) -> Option<Mark> {
         if self.open_requests.contains(id) {
             return None;
@@ -187,7 +208,7 @@ impl Turn {
         if self.open_requests.len() >= limits::OPEN_ITEMS_MAX
             && let Some(oldest) = self.open_requests.pop_front()
         {
-            staged.push(withdrawn(at, oldest, CancelReason::Withdrawn));
+            staged.push_back(withdrawn(at, oldest, CancelReason::Withdrawn));
         }
         self.open_requests.push_back(id.clone());
         Some(Mark::PermissionOpened { request: id.clone(), received_at: at })
@@ -198,13 +219,13 @@ impl Turn {
         at: Millis,
         of_agent: &str,
         reason: CancelReason,
-        staged: &mut Vec<Staged>,
+        staged: &mut VecDeque<Staged>,
     ) {
         let id = request_id(self.run, of_agent);
         let before = self.open_requests.len();
         self.answered(&id);
         if self.open_requests.len() < before {
-            staged.push(withdrawn(at, id, reason));
+            staged.push_back(withdrawn(at, id, reason));
         }
     }
 
@@ -224,6 +245,7 @@ fn withdrawn(at: Millis, request: RequestId, reason: CancelReason) -> Staged {
         event: crate::registry::cancelled(&request, reason),
         mark: Some(Mark::PermissionCancelled(request.clone())),
         if_open: Some(request),
+        record_end: None,
     }
 }
 
@@ -235,10 +257,6 @@ pub(super) fn gateway_error(content: impl Into<String>) -> Event {
         source: ErrorSource::Gateway,
         parent_tool_id: None,
     }
-}
-
-fn tool_of(custom: &Custom) -> Option<String> {
-    custom.fields.get("toolId")?.as_str().map(str::to_owned)
 }
 
 /// Takes colours and cursor movements (CSI and OSC sequences) out of a text.
@@ -273,7 +291,7 @@ mod tests {
     }
 
     fn marks(turn: &mut Turn, lines: &[&str]) -> Vec<Option<Mark>> {
-        let mut staged = Vec::new();
+        let mut staged = VecDeque::new();
         for line in lines {
             turn.fold(&out(line), &mut staged);
         }
@@ -297,7 +315,7 @@ mod tests {
     #[test]
     fn too_many_open_tools_close_the_oldest() {
         let mut turn = turn();
-        let mut staged = Vec::new();
+        let mut staged = VecDeque::new();
         for n in 0..=limits::OPEN_ITEMS_MAX {
             let line = format!(r#"{{"kind":"tool_use","toolId":"t{n}"}}"#);
             turn.fold(&out(&line), &mut staged);
@@ -311,7 +329,7 @@ mod tests {
     #[test]
     fn requests_get_a_prefix_and_wait_until_they_are_answered() {
         let mut turn = turn();
-        let mut staged = Vec::new();
+        let mut staged = VecDeque::new();
         let line = r#"{"kind":"permission_request","requestId":"r","toolName":"x","input":{}}"#;
         turn.fold(&out(line), &mut staged);
         let id = request_id(RunId::from_u128(7), "r");
@@ -328,7 +346,7 @@ mod tests {
         assert_eq!(turn.stderr_tail(), None);
         for n in 0..10_000 {
             let line = format!("\u{1b}[31mline {n}\u{1b}[0m").into_bytes();
-            turn.fold(&Record { at: Millis(1), body: RecordBody::Err(line) }, &mut Vec::new());
+            turn.fold(&Record { at: Millis(1), body: RecordBody::Err(line) }, &mut VecDeque::new());
         }
         let tail = turn.stderr_tail().expect("a tail");
         assert!(tail.len() <= limits::STDERR_TAIL_BYTES && tail.ends_with("line 9999"), "{tail}");

@@ -1,0 +1,118 @@
+//! How a run and its process come to their ends.
+//!
+//! A natural end waits for all that the agent said before it; an abort's end waits until nothing
+//! that the agent started is running (I21). Whoever ends the run, `Session::complete` decides (I1).
+
+use crossbeam_channel::{never, select};
+
+use super::{Stage, Worker};
+use crate::keeper::{self, Step, Stopped};
+use crate::limits;
+use crate::provider::Exit;
+use crate::registry::end;
+use crate::run::event::{Complete, Reason};
+use crate::run::id::{AgentId, Millis};
+
+impl Worker {
+    /// The run has its end: the process has a while to end by itself.
+    pub(super) fn end_process(&mut self, now: Millis) {
+        self.stage = Stage::Lingering { until: now.plus(limits::LINGER_MS) };
+        if self.turn.adapter().ends_stdin_with_turn() && self.agent.close_stdin().is_err() {
+            self.stuck_at = Some(now);
+        }
+    }
+
+    /// Nothing of the agent is running any more. A natural end waits for the records before it;
+    /// an abort's end waits for this only (I21).
+    pub(super) fn nothing_left(&mut self, stopped: &Stopped, now: Millis) -> bool {
+        if stopped.left > 0 {
+            tracing::error!(run = %self.run, left = stopped.left, "processes cannot be killed");
+        }
+        self.stuck_at = None;
+        match self.stage {
+            Stage::Interrupting { .. } | Stage::Stopping { .. } => {
+                let confirmed = matches!(self.stage, Stage::Stopping { confirmed: true });
+                let by_itself = stopped.step.is_none_or(|step| step == Step::CloseStdin);
+                let exit_code = i64::from(!(confirmed || by_itself));
+                self.append_now();
+                let end = end(Reason::Aborted, Some(exit_code), None);
+                self.session.complete(self.run, &end, now);
+            }
+            Stage::Running => self.take_the_rest(),
+            Stage::Lingering { .. } | Stage::Ending => {}
+        }
+        false
+    }
+
+    /// Nothing of the agent is left and nobody asked for that: takes all that it said before its
+    /// end, which is among it unless the keeper was lost.
+    fn take_the_rest(&mut self) {
+        loop {
+            let now = Millis::now();
+            self.obey(now);
+            self.log_what_is_folded(now);
+            if self.is_over() {
+                return;
+            }
+            if self.stage != Stage::Running {
+                // An abort came meanwhile, and nothing is left to stop.
+                self.append_now();
+                let end = end(Reason::Aborted, Some(0), None);
+                self.session.complete(self.run, &end, now);
+                return;
+            }
+            let nothing = never();
+            let lines = if self.full { &nothing } else { &self.agent.lines };
+            select! {
+                recv(self.wakes) -> _ => {
+                    self.waker.take();
+                }
+                recv(lines) -> batch => match batch {
+                    Ok(batch) => self.records.extend(batch),
+                    Err(_) => {
+                        self.lost_without_end(now);
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    /// The keeper died or is stuck: what it left is found by its tag and killed.
+    pub(super) fn keeper_lost(&mut self, why: &str) -> bool {
+        tracing::error!(run = %self.run, why);
+        self.agent.kill();
+        sweep(self.agent_id);
+        self.stuck_at = None;
+        match self.stage {
+            Stage::Interrupting { .. } | Stage::Stopping { .. } => {
+                self.append_now();
+                let end = end(Reason::Aborted, Some(1), Some(why.to_owned()));
+                self.session.complete(self.run, &end, Millis::now());
+            }
+            Stage::Running => self.take_the_rest(),
+            Stage::Lingering { .. } | Stage::Ending => {}
+        }
+        false
+    }
+}
+
+/// The process ended without saying that the turn is over.
+pub(super) fn exited(exit: Exit, stderr: Option<String>) -> Complete {
+    let (exit_code, how) = match exit {
+        Exit::Code(code) => (Some(i64::from(code)), format!("exited with code {code}")),
+        Exit::Signal(signal) => (None, format!("was killed by signal {signal}")),
+    };
+    let error =
+        stderr.unwrap_or_else(|| format!("The agent {how} before it said that the turn is over."));
+    end(Reason::AgentExited, exit_code, Some(error))
+}
+
+/// Kills what an agent left behind.
+pub(super) fn sweep(agent: AgentId) {
+    match keeper::sweep_agent(agent) {
+        Ok(swept) if swept.left.is_empty() => {}
+        Ok(swept) => tracing::error!(?swept, "an agent's processes cannot be killed"),
+        Err(error) => tracing::error!(%error, "an agent's processes cannot be looked for"),
+    }
+}
