@@ -120,14 +120,13 @@ impl Server {
         let refused = |source| StartError::Bind { bind, source };
         let socket = TcpListener::bind(bind).map_err(refused)?;
         let address = socket.local_addr().map_err(refused)?;
-        let auth = if config.no_auth {
-            Auth::open()
-        } else {
-            let dir = config.data_dir;
-            let token = auth::load_token(&dir);
-            let token = token.map_err(|source| StartError::Token { dir, source })?;
-            let path = format!("{}/", gate.base_path());
-            Auth::with_token(&token, address.port(), &path, gate.is_https())
+        // Made in any case: a client need not know whether it will be asked for.
+        let token = auth::load_token(&config.data_dir);
+        let token = token.map_err(|source| StartError::Token { dir: config.data_dir, source })?;
+        let path = format!("{}/", gate.base_path());
+        let auth = match config.no_auth {
+            true => Auth::open(),
+            false => Auth::with_token(&token, address.port(), &path, gate.is_https()),
         };
         let roots = config.project_roots.iter().filter_map(|root| root.canonicalize().ok());
         let front = Front {

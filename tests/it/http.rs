@@ -1,1 +1,209 @@
 //! The front door: HTTP, login, Host and Origin, REST.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, DEADLINE, Gateway, Setup, eventually};
+
+/// Sends bytes and reads until the server closes, which it always does after an error.
+#[track_caller]
+fn exchange(gateway: &Gateway, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", gateway.port())).expect("it listens");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a fresh socket");
+    stream.write_all(bytes).expect("it reads");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("it answers and closes");
+    text
+}
+
+fn status(answer: &str) -> u16 {
+    answer.get(9..12).and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+fn code(answer: &str) -> String {
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    let body: Value = serde_json::from_str(body).unwrap_or_default();
+    body["error"]["code"].as_str().unwrap_or_default().to_owned()
+}
+
+/// The cookie of a right login.
+#[track_caller]
+fn log_in(gateway: &Gateway) -> String {
+    let answer = login(gateway, gateway.token());
+    assert_eq!(status(&answer), 200, "{answer}");
+    let cookie = answer.lines().find_map(|line| line.strip_prefix("Set-Cookie: "));
+    let cookie = cookie.expect("a login gives a cookie");
+    for attribute in ["HttpOnly", "SameSite=Strict", "Path=/"] {
+        assert!(cookie.split("; ").any(|one| one == attribute), "{attribute} in {cookie}");
+    }
+    cookie.split(';').next().expect("a pair").to_owned()
+}
+
+fn login(gateway: &Gateway, code: &str) -> String {
+    let body = json!({ "code": code }).to_string();
+    let head = format!(
+        "POST /api/v1/login HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    exchange(gateway, [head, body].concat().as_bytes())
+}
+
+#[test]
+fn hostile_requests_get_their_status_and_the_connection_ends() {
+    let gateway = Setup::new().start();
+    let bearer = format!("Authorization: Bearer {}", gateway.token());
+    let long = "x".repeat(64 << 10);
+    let headers: String = (0..100).map(|n| format!("x{n}: y\r\n")).collect();
+    let cases: Vec<(u16, String)> = vec![
+        (400, "GET /healthz HTTP/1.1\r\n\r\n".into()),
+        (400, "GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n".into()),
+        (400, "GET /healthz HTTP/1.1\nHost: localhost\n\n".into()),
+        (400, "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX : y\r\n\r\n".into()),
+        (400, "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: y\r\n z\r\n\r\n".into()),
+        (400, "GET http://localhost/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".into()),
+        (400, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into()),
+        (400, "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}".into()),
+        (421, "GET /healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n".into()),
+        (403, "GET /healthz HTTP/1.1\r\nHost: localhost\r\nOrigin: null\r\n\r\n".into()),
+        (
+            403,
+            "GET /healthz HTTP/1.1\r\nHost: localhost\r\nSec-Fetch-Site: cross-site\r\n\r\n".into(),
+        ),
+        (
+            411,
+            format!(
+                "POST /api/v1/sessions HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\n\
+                 Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            ),
+        ),
+        (
+            413,
+            format!(
+                "POST /api/v1/sessions HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\n\
+                 Content-Type: application/json\r\nContent-Length: 2097152\r\n\r\n"
+            ),
+        ),
+        (
+            415,
+            format!(
+                "POST /api/v1/sessions HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\n\
+                 Content-Type: text/plain\r\nContent-Length: 2\r\n\r\n{{}}"
+            ),
+        ),
+        (431, format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n")),
+        (431, format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {long}\r\n\r\n")),
+        (431, format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")),
+        (401, "GET /api/v1/sessions HTTP/1.1\r\nHost: localhost\r\n\r\n".into()),
+        (401, "GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n".into()),
+        (426, format!("GET /ws HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\n\r\n")),
+        (404, format!("GET /nope HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\n\r\n")),
+    ];
+    for (expected, request) in cases {
+        // What follows an error is not answered: the connection ends with it.
+        let next = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let answer = exchange(&gateway, format!("{request}{next}").as_bytes());
+        assert_eq!(status(&answer), expected, "{request:.200}\n{answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        assert!(!code(&answer).is_empty(), "{answer}");
+    }
+    assert_eq!(gateway.request("GET", "/healthz", None, None).0, 200);
+}
+
+#[test]
+fn the_token_is_its_owners_and_lasts() {
+    let gateway = Setup::new().start();
+    let path = gateway.setup.data_dir().join("token");
+    let mode = fs::metadata(&path).expect("a token").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let token = gateway.token().to_owned();
+    assert!(token.len() >= 43, "256 bits");
+    assert!(!gateway.stderr().contains(&token), "a secret is not logged");
+    let mut gateway = gateway;
+    gateway.terminate();
+    let gateway = gateway.restart();
+    assert_eq!(gateway.token(), token);
+}
+
+#[test]
+fn a_browser_logs_in_and_opens_its_websocket() {
+    let gateway = Setup::new().start();
+    let cookie = log_in(&gateway);
+    let port = gateway.port();
+    let connect = |origin: String| {
+        Client::connect(port, "/ws", &[("cookie", cookie.clone()), ("origin", origin)])
+    };
+    let mut client = connect(format!("http://127.0.0.1:{port}")).ok().expect("its own page");
+    client.expect("hello", |frame| frame.is("hello", ""));
+    assert_eq!(connect("http://evil.example".into()).err(), Some(403));
+    assert_eq!(Client::connect(port, "/ws", &[]).err(), Some(401));
+    let wrong = vec![("authorization", "Bearer wrong".to_owned()), ("cookie", cookie.clone())];
+    assert_eq!(Client::connect(port, "/ws", &wrong).err(), Some(401));
+    let bearer = vec![("authorization", format!("Bearer {}", gateway.token()))];
+    assert_eq!(Client::connect(port, "/nope", &bearer).err(), Some(404));
+    assert_eq!(Client::connect(port, "/nope", &[]).err(), Some(401));
+}
+
+#[test]
+fn guessing_is_slowed_down() {
+    let gateway = Setup::new().start();
+    let mut answer = login(&gateway, "wrong");
+    assert_eq!((status(&answer), code(&answer).as_str()), (401, "UNAUTHORIZED"));
+    for _ in 0..20 {
+        answer = login(&gateway, "wrong");
+    }
+    assert_eq!((status(&answer), code(&answer).as_str()), (429, "TOO_MANY_ATTEMPTS"));
+    assert!(answer.contains("\r\nRetry-After: "), "{answer}");
+    assert_eq!(status(&login(&gateway, gateway.token())), 429);
+    assert_eq!(gateway.get("/version").0, 200, "programs are not affected");
+}
+
+#[test]
+fn without_a_door_other_web_sites_are_still_kept_out() {
+    let mut setup = Setup::new();
+    setup.arguments.push("--no-auth".into());
+    let gateway = setup.start();
+    assert_eq!(gateway.request("GET", "/api/v1/sessions", None, None).0, 200);
+    let port = gateway.port();
+    assert!(Client::connect(port, "/ws", &[]).is_ok());
+    let foreign = vec![("origin", "http://evil.example".to_owned())];
+    assert_eq!(Client::connect(port, "/ws", &foreign).err(), Some(403));
+}
+
+#[test]
+fn one_connection_too_many_is_told_so() {
+    let gateway = Setup::new().set("limits", "connections_max", "2").start();
+    let first = gateway.connect();
+    let second = gateway.connect();
+    let answer = exchange(&gateway, b"");
+    assert_eq!((status(&answer), code(&answer).as_str()), (503, "TOO_MANY_CONNECTIONS"));
+    first.cut();
+    eventually("a place is given back", || {
+        let get = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        (status(&exchange(&gateway, get)) == 200).then_some(())
+    });
+    second.close();
+}
+
+#[test]
+fn a_public_url_names_host_origin_and_path() {
+    let gateway =
+        Setup::new().set("server", "public_url", "\"https://box.example/agents/\"").start();
+    let get = |path: &str, more: &str| {
+        let bearer = format!("Authorization: Bearer {}", gateway.token());
+        let request =
+            format!("GET {path} HTTP/1.1\r\n{bearer}\r\nConnection: close\r\n{more}\r\n\r\n");
+        status(&exchange(&gateway, request.as_bytes()))
+    };
+    let origin = "Origin: https://box.example";
+    assert_eq!(get("/agents/version", &format!("Host: box.example\r\n{origin}")), 200);
+    assert_eq!(get("/version", &format!("Host: box.example\r\n{origin}")), 200);
+    assert_eq!(get("/version", "Host: box.example\r\nOrigin: https://other.example"), 403);
+    assert_eq!(get("/version", "Host: other.example"), 421);
+    let answer = login(&gateway, gateway.token());
+    assert!(answer.contains("; Path=/agents/; ") && answer.contains("; Secure"), "{answer}");
+}
