@@ -22,3 +22,5 @@ pub mod server;
 #[cfg(not(any(loom, shuttle)))]
 pub mod store;
 pub mod sync;
+#[cfg(not(any(loom, shuttle)))]
+pub mod web;

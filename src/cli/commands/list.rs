@@ -17,7 +17,7 @@ pub fn ps(args: PsArgs) -> Outcome {
     let runs = context.list("/runs", &[("status", "running")], usize::MAX)?;
     let mut sessions = Vec::new();
     if args.all {
-        sessions = context.list("/sessions", &[], usize::MAX)?;
+        sessions = context.list("/sessions", &[("archived", "false")], usize::MAX)?;
     } else {
         for run in &runs {
             let session = run["sessionId"].as_str().unwrap_or_default();
@@ -53,10 +53,7 @@ pub fn ps(args: PsArgs) -> Outcome {
 /// What the server or the way to it says.
 pub fn sessions(args: SessionsArgs) -> Outcome {
     let mut context = Context::new(&args.server, args.output)?;
-    let mut query = Vec::new();
-    if args.archived {
-        query.push(("archived", "true"));
-    }
+    let mut query = vec![("archived", if args.archived { "true" } else { "false" })];
     if let Some(text) = &args.query {
         query.push(("q", text.as_str()));
     }

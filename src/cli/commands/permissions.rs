@@ -107,8 +107,7 @@ fn respond(context: &mut Context, request: &Value, answer: &Value, word: &str) -
 }
 
 fn pending(context: &Context) -> Result<Vec<Value>, Failure> {
-    let page: Value = context.rest.get("/permissions", &[])?;
-    Ok(page["items"].as_array().cloned().unwrap_or_default())
+    context.list("/permissions", &[], usize::MAX)
 }
 
 /// The request that a person means by its id or the beginning of it. One that does not wait is

@@ -215,7 +215,7 @@ fn watch_run(
 
 /// The session that needs somebody, else the one that runs, else the last.
 fn the_one_that_matters(context: &Context) -> Result<Value, Failure> {
-    let sessions = context.list("/sessions", &[], usize::MAX)?;
+    let sessions = context.list("/sessions", &[("archived", "false")], usize::MAX)?;
     let rank = |session: &&Value| {
         let updated = session["updatedAt"].as_str().unwrap_or_default().to_owned();
         (is_waiting(session), session["running"] == true, updated)
