@@ -17,8 +17,9 @@ use crate::cli::config::{Config, ConfigError, Flags, World};
 use crate::cli::exit::Exit;
 use crate::registry::{Engine, EngineError, Fatal};
 use crate::run::id::Millis;
-use crate::server::{Server, ServerConfig, StartError};
+use crate::server::{PageFile, Server, ServerConfig, StartError};
 use crate::store::{OpenError, OpenOptions};
+use crate::web;
 
 /// The file by which the other commands find a server: the object of `--json`.
 pub const SERVER_FILE: &str = "server.json";
@@ -204,6 +205,11 @@ fn server_config(config: &Config, data_dir: &Path) -> ServerConfig {
         data_dir: data_dir.to_owned(),
         limits: config.limits.clone(),
         providers: config.providers.keys().cloned().collect(),
+        page: |path| {
+            let file = web::asset(path)?;
+            let web::Asset { content_type, bytes, etag } = file;
+            Some(PageFile { content_type, bytes, etag })
+        },
     }
 }
 

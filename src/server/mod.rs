@@ -36,7 +36,7 @@ use crate::server::subscriber::Greeting;
 use crate::server::wait::Waiter;
 use crate::store::Readers;
 use crate::sync::Arc;
-use ::http::{Method, StatusCode};
+use ::http::{Method, StatusCode, header};
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -57,10 +57,23 @@ pub struct ServerConfig {
     pub providers: Vec<String>,
     /// Where the token lies.
     pub data_dir: PathBuf,
+    /// The page's file at a path, if there is one; it is given to everybody who asks.
+    pub page: fn(&str) -> Option<PageFile>,
 }
 
 /// This program's version.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A file of the page.
+#[derive(Clone, Debug)]
+pub struct PageFile {
+    /// The value of `Content-Type`.
+    pub content_type: &'static str,
+    /// The file.
+    pub bytes: &'static [u8],
+    /// The value of `ETag`, quoted.
+    pub etag: String,
+}
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +145,7 @@ impl Server {
         let front = Front {
             gate,
             auth,
+            page: config.page,
             limits: config.limits.clone(),
             api: Api {
                 registry,
@@ -182,6 +196,7 @@ struct Front {
     auth: Auth,
     limits: Limits,
     api: Api,
+    page: fn(&str) -> Option<PageFile>,
 }
 
 impl Front {
@@ -253,7 +268,7 @@ impl Site for Front {
         let open = match head.path.as_str() {
             "/healthz" | "/readyz" => true,
             LOGIN => head.method == Method::POST,
-            path => reading && asset(path).is_some(),
+            path => reading && (self.page)(path).is_some(),
         };
         if credential.is_none() && !open {
             let message = "Send the token: Authorization: Bearer TOKEN, or log in for a cookie.";
@@ -268,8 +283,8 @@ impl Site for Front {
             return Answer::WebSocket;
         }
         let reading = matches!(request.head.method, Method::GET | Method::HEAD);
-        let response = match asset(path).filter(|_| reading) {
-            Some(response) => response,
+        let response = match (self.page)(path).filter(|_| reading) {
+            Some(file) => page_file(file, &request.head),
             None if path == LOGIN && request.head.method == Method::POST => self.login(request),
             None => self.api.answer(request).unwrap_or_else(|| {
                 let message = "There is nothing at this path.";
@@ -280,9 +295,18 @@ impl Site for Front {
     }
 }
 
-/// The page's files.
-fn asset(_path: &str) -> Option<Response> {
-    None
+/// A file of the page, or that the browser has it already.
+fn page_file(file: PageFile, head: &Head) -> Response {
+    let known = head.headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let has_it = known.is_some_and(|tags| tags.split(',').any(|tag| tag.trim() == file.etag));
+    let response = if has_it {
+        Response::empty(StatusCode::NOT_MODIFIED)
+    } else {
+        let content_type = Some(file.content_type);
+        Response { content_type, body: file.bytes.into(), ..Response::empty(StatusCode::OK) }
+    };
+    // Asked about at each use, so that a new program's page is seen at once.
+    response.with("Cache-Control", "no-cache").with("ETag", file.etag)
 }
 
 fn unauthorized(message: &str) -> Refused {

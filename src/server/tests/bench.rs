@@ -113,6 +113,7 @@ impl Bench {
             }
         });
         let config = ServerConfig {
+            page: |_| None,
             bind: "127.0.0.1:0".parse().expect("an address"),
             limits,
             allowed_hosts: Vec::new(),
