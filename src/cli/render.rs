@@ -85,7 +85,10 @@ impl Renderer {
                 self.line(event, &line, &mut shown);
             }
             "permission_cancelled" => {
-                let line = format!("  no answer needed any more: {}", field(event, "reason"));
+                let line = format!(
+                    "  no answer needed any more: {}",
+                    field(event, "reason").replace('_', ' ')
+                );
                 self.line(event, &self.paint.dim(&line), &mut shown);
             }
             "task_notification" => {
