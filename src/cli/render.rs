@@ -87,7 +87,7 @@ impl Renderer {
             "permission_cancelled" => {
                 let line = format!(
                     "  no answer needed any more: {}",
-                    field(event, "reason").replace('_', ' ')
+                    field(event, "reason").replace('_', " ")
                 );
                 self.line(event, &self.paint.dim(&line), &mut shown);
             }
