@@ -15,6 +15,8 @@ mod disk;
 mod engine;
 mod feed;
 mod persist;
+mod prompt;
+mod refusal;
 mod session;
 mod shelf;
 #[cfg(not(any(loom, shuttle)))]
@@ -23,20 +25,16 @@ mod worker;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use serde_json::{Map, Value};
-
 use crate::limits::Limits;
-use crate::protocol::frame::{Head, encode_head};
 use crate::run::change::SessionRow;
 use crate::run::event::{By, Complete};
-use crate::run::id::{
-    AgentId, ClientMessageId, LogEpoch, Millis, NativeId, Ordinal, Position, RequestId, RunId,
-    SessionId,
-};
+use crate::run::id::{LogEpoch, Millis, NativeId, RequestId, RunId, SessionId};
 use crate::run::log::Settled;
 use crate::run::state::AnswerRequest;
 use crate::run::wake::Waker;
-use crate::sync::{Arc, AtomicUsize, Mutex, Ordering};
+use crate::sync::{Arc, AtomicUsize, Mutex};
+
+use refusal::shutting_down;
 
 pub use broadcast::{Announced, AnnouncementCursor, Broadcasts, Mode, StoreState};
 pub use budget::Budget;
@@ -49,6 +47,8 @@ pub use disk::{Reading, Writing};
 pub use engine::{Engine, EngineError, Fatal};
 pub use feed::{From, Read, SubscribeError, Subscribed, Target};
 pub use persist::{Persist, Round};
+pub use prompt::{Accepted, AgentPermit, Crew, Job, SendPrompt, Started};
+pub use refusal::{Refusal, RefusalCode};
 pub use session::{
     Admission, Answered, Begin, Begun, Completed, DeleteRefused, EndOfSession, Orders, Refused,
     Session, Watched,
@@ -75,90 +75,6 @@ struct Sessions {
     /// How often something left memory: what was read from disk before that may be stale.
     departures: u64,
     closing: bool,
-}
-
-/// Who starts agents: the workers, or a model's stand-in.
-pub trait Crew: Send + Sync {
-    /// Checks what can be checked before a run begins: the provider, the working directory.
-    fn prepare(
-        &self,
-        session: &SessionRow,
-        content: &str,
-        options: &Map<String, Value>,
-    ) -> Result<Job, Refusal>;
-
-    /// A run began: serve it, to its `complete`. Must not block.
-    fn start(&self, registry: &Arc<Registry>, session: &Arc<Session>, started: Started);
-}
-
-/// A prompt that can be served.
-#[derive(Clone, Debug, Default)]
-pub struct Job {
-    /// What the person says.
-    pub content: String,
-    /// As the client gave them.
-    pub options: Map<String, Value>,
-    /// Where the agent runs: the project, or a place in it.
-    pub cwd: std::path::PathBuf,
-    /// The conversation to go on with.
-    pub native_id: Option<NativeId>,
-}
-
-/// A run that began.
-#[derive(Debug)]
-pub struct Started {
-    /// Which.
-    pub run: RunId,
-    /// Its place.
-    pub ordinal: Ordinal,
-    /// The agent process that serves it.
-    pub agent: AgentId,
-    /// When.
-    pub at: Millis,
-    /// Settled once its row is durable: nothing is spawned before.
-    pub ticket: u64,
-    /// What to do.
-    pub job: Job,
-    /// Its place among the agents that may be alive at once.
-    pub permit: AgentPermit,
-}
-
-/// A place among `agents_max`. Given back when dropped.
-#[derive(Debug)]
-pub struct AgentPermit(Arc<AtomicUsize>);
-
-impl Drop for AgentPermit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A prompt.
-#[derive(Clone, Debug)]
-pub struct SendPrompt {
-    /// To which session.
-    pub session: SessionId,
-    /// What the person says.
-    pub content: String,
-    /// As the client gave them.
-    pub options: Map<String, Value>,
-    /// Makes a resend harmless.
-    pub client_message_id: Option<ClientMessageId>,
-    /// Who sends it.
-    pub by: By,
-}
-
-/// A prompt was accepted.
-#[derive(Debug)]
-pub struct Accepted {
-    /// The run that it began.
-    pub run: RunId,
-    /// Whether it had begun it before (I19).
-    pub duplicate: bool,
-    /// The cursor just before that run's head.
-    pub cursor: Position,
-    /// Settled once the run's row is durable: answer then.
-    pub pending: Pending,
 }
 
 /// A run was asked to stop.
@@ -217,62 +133,6 @@ impl Pending {
         self.0.as_ref().map_or(Settled::Committed, |(session, ticket)| {
             session.wake_when_settled(*ticket, waker)
         })
-    }
-}
-
-/// Why something was refused. Nothing was recorded.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Refusal {
-    /// For programs: becomes the error code of the same name.
-    pub code: RefusalCode,
-    /// For people: what to do.
-    pub message: String,
-}
-
-/// The closed list of refusals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusalCode {
-    /// No such session.
-    SessionNotFound,
-    /// No such provider here.
-    UnsupportedProvider,
-    /// A run is running.
-    RunInProgress,
-    /// Nothing to stop.
-    NoActiveRun,
-    /// No such run.
-    RunNotFound,
-    /// No such permission request.
-    PermissionNotFound,
-    /// Somebody was first.
-    PermissionAlreadyResolved,
-    /// `agents_max` agents are at work.
-    Busy,
-    /// The store cannot commit now.
-    StoreUnavailable,
-    /// The server stops.
-    ShuttingDown,
-    /// A field says something that cannot be.
-    InvalidField,
-    /// A bug of ours.
-    Internal,
-}
-
-impl Refusal {
-    /// A refusal.
-    pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
-    }
-
-    fn no_session(id: SessionId) -> Self {
-        Self::new(RefusalCode::SessionNotFound, format!("There is no session {id}."))
-    }
-}
-
-impl std::convert::From<ShelfError> for Refusal {
-    fn from(error: ShelfError) -> Self {
-        Self::new(RefusalCode::StoreUnavailable, error.to_string())
     }
 }
 
@@ -399,67 +259,6 @@ impl Registry {
                 }
                 Err(DeleteRefused::Ended(EndOfSession::Evicted)) => {}
                 Err(DeleteRefused::Ended(_)) => return Err(Refusal::no_session(id)),
-            }
-        }
-    }
-
-    /// Accepts a prompt: a run begins, or the one that the same message began is named (I19).
-    ///
-    /// Checked in this order: session, duplicate, provider, busy session, free agent. A refused
-    /// send records nothing.
-    pub fn send(self: &Arc<Self>, prompt: SendPrompt, now: Millis) -> Result<Accepted, Refusal> {
-        let hash = prompt_hash(&prompt.content, &prompt.options);
-        loop {
-            let session = self.find(prompt.session)?;
-            if let Some(id) = &prompt.client_message_id
-                && let Some((run, earlier)) = self.shelf.message(prompt.session, id)?
-            {
-                return self.duplicate(&session, run, earlier == hash, Pending::done());
-            }
-            let crew = self.crew.get().ok_or_else(shutting_down)?;
-            let job = match crew.prepare(&session.row(), &prompt.content, &prompt.options) {
-                Ok(job) => job,
-                // A duplicate is answered even if its provider is gone by now.
-                Err(refusal) => match session.would_begin(prompt.client_message_id.as_ref()) {
-                    Some(Begun::Duplicate { run, hash: earlier, ticket }) => {
-                        let pending = Pending(Some((session.clone(), ticket)));
-                        return self.duplicate(&session, run, earlier == hash, pending);
-                    }
-                    Some(Begun::Ended(EndOfSession::Evicted)) => continue,
-                    _ => return Err(refusal),
-                },
-            };
-            let permit = self.permit();
-            let run = RunId::random();
-            let begin = self.begin_of(&session, run, &prompt, hash, now);
-            let agent = begin.agent;
-            match self.begin(&session, begin, permit.is_some())? {
-                Begun::Started { ordinal, ticket } => {
-                    let Some(permit) = permit else { return Err(busy()) };
-                    let started = Started { run, ordinal, agent, at: now, ticket, job, permit };
-                    crew.start(self, &session, started);
-                    return Ok(Accepted {
-                        run,
-                        duplicate: false,
-                        cursor: Position::before_run(ordinal),
-                        pending: Pending(Some((session, ticket))),
-                    });
-                }
-                Begun::Duplicate { run, hash: earlier, ticket } => {
-                    let pending = Pending(Some((session.clone(), ticket)));
-                    return self.duplicate(&session, run, earlier == hash, pending);
-                }
-                Begun::Busy => {
-                    return Err(Refusal::new(
-                        RefusalCode::RunInProgress,
-                        "A run is running in this session; wait for its end or abort it.",
-                    ));
-                }
-                Begun::Ended(EndOfSession::Evicted) => {}
-                Begun::Ended(EndOfSession::Deleted) => {
-                    return Err(Refusal::no_session(prompt.session));
-                }
-                Begun::Ended(EndOfSession::Closing) => return Err(shutting_down()),
             }
         }
     }
@@ -710,87 +509,6 @@ impl Registry {
         }
     }
 
-    /// A place among the agents that may be alive at once.
-    fn permit(&self) -> Option<AgentPermit> {
-        let max = self.limits.agents_max;
-        let taken = self.agents.fetch_add(1, Ordering::Relaxed);
-        let permit = AgentPermit(self.agents.clone());
-        (taken < max).then_some(permit)
-    }
-
-    /// Begins a run under the map's lock, so that nothing begins once the server stops (I14).
-    fn begin(&self, session: &Session, begin: Begin, free: bool) -> Result<Begun, Refusal> {
-        let refusal = if free { self.check_store().err() } else { Some(busy()) };
-        let map = self.map.lock();
-        if map.closing {
-            return Ok(Begun::Ended(EndOfSession::Closing));
-        }
-        if let Some(refusal) = refusal {
-            drop(map);
-            // It cannot begin; which answer is due depends on what it would have met first.
-            return session.would_begin(begin.client_message_id.as_ref()).ok_or(refusal);
-        }
-        let begun = session.begin(begin);
-        drop(map);
-        self.budget.wake_store(session.id());
-        Ok(begun)
-    }
-
-    fn begin_of(
-        &self,
-        session: &Session,
-        run: RunId,
-        prompt: &SendPrompt,
-        prompt_hash: [u8; 32],
-        now: Millis,
-    ) -> Begin {
-        let row = session.row();
-        let head = encode_head(
-            &Head {
-                session: row.id,
-                run,
-                provider: &row.provider,
-                content: &prompt.content,
-                options: &prompt.options,
-                origin: "user",
-                client_message_id: prompt.client_message_id.as_ref(),
-                by: Some(&prompt.by),
-                started_at: now,
-            },
-            self.limits.event_bytes_max,
-        );
-        Begin {
-            run,
-            agent: AgentId::random(),
-            origin: "user",
-            prompt_hash,
-            client_message_id: prompt.client_message_id.clone(),
-            now,
-            head,
-            title: title_of(&prompt.content),
-        }
-    }
-
-    fn duplicate(
-        &self,
-        session: &Session,
-        run: RunId,
-        same: bool,
-        pending: Pending,
-    ) -> Result<Accepted, Refusal> {
-        if !same {
-            return Err(Refusal::new(
-                RefusalCode::InvalidField,
-                "clientMessageId: another prompt of this session had this id; use a new one.",
-            ));
-        }
-        let ordinal = match session.locate(run).map(|(ordinal, _)| ordinal) {
-            Some(ordinal) => ordinal,
-            None => self.shelf.locate(run)?.map_or(Ordinal(0), |place| place.ordinal),
-        };
-        Ok(Accepted { run, duplicate: true, cursor: Position::before_run(ordinal), pending })
-    }
-
     /// Claims a native id for a session; `false` if another session of the provider has it.
     fn claim_native(
         &self,
@@ -836,32 +554,4 @@ pub fn request_of_agent(request: &RequestId) -> &str {
 
 fn request_run(request: &RequestId) -> Option<RunId> {
     request.0.split_once(':')?.0.parse().ok()
-}
-
-fn shutting_down() -> Refusal {
-    Refusal::new(RefusalCode::ShuttingDown, "The server is stopping; try again when it is back.")
-}
-
-fn busy() -> Refusal {
-    Refusal::new(
-        RefusalCode::Busy,
-        "As many agents are at work as agents_max allows; nothing was recorded, try again.",
-    )
-}
-
-/// The first 80 characters, white space joined.
-fn title_of(content: &str) -> Option<String> {
-    let joined = content.split_whitespace().collect::<Vec<_>>().join(" ");
-    let title: String = joined.chars().take(80).collect();
-    (!title.is_empty()).then_some(title)
-}
-
-/// Tells the same prompt from another one under the same `clientMessageId`.
-fn prompt_hash(content: &str, options: &Map<String, Value>) -> [u8; 32] {
-    use sha2::Digest as _;
-    let mut hash = sha2::Sha256::new();
-    hash.update((content.len() as u64).to_le_bytes());
-    hash.update(content);
-    hash.update(Value::Object(options.clone()).to_string());
-    hash.finalize().into()
 }

@@ -5,20 +5,25 @@
 //! (I6). Frames are encoded outside the lock and compared inside: `Moved` means encode again.
 //! Lock order: registry map, session, waker (I16). Must not know HTTP, WebSocket, SQLite.
 
+mod append;
+mod reading;
+mod storing;
+
 use std::collections::VecDeque;
 
 use crate::registry::budget::Budget;
-use crate::registry::compose::Composer;
 use crate::registry::shelf::Loaded;
-use crate::run::change::{Batch, Change, Frame, Mark, RunRow, SessionRow};
-use crate::run::event::{AnswerState, By, Complete, Decision, Event, PermissionResolved};
+use crate::run::change::{Change, Frame, RunRow, SessionRow};
+use crate::run::event::By;
 use crate::run::id::{
     AgentId, ClientMessageId, Millis, NativeId, Ordinal, Position, RequestId, RunId, Seq, SessionId,
 };
-use crate::run::log::{Log, Read, Settled};
-use crate::run::state::{AnswerRequest, Closing, PermissionState, Phase, Run, Runs, Statement};
+use crate::run::log::Log;
+use crate::run::state::{AnswerRequest, PermissionState, Phase, Run, Runs};
 use crate::run::wake::{Waker, Wakes};
 use crate::sync::{Arc, Mutex};
+
+pub use reading::Watched;
 
 /// One session.
 #[derive(Debug)]
@@ -228,113 +233,6 @@ impl Session {
         self.inner.lock().runs.get(run).is_some()
     }
 
-    /// Appends a group of run `run` whose first seq is the run's next one (I2).
-    pub fn append(
-        &self,
-        run: RunId,
-        group: Vec<Frame>,
-        admission: Admission,
-    ) -> Result<(), Refused> {
-        self.append_with(run, group, admission, |_| ())
-    }
-
-    fn append_with(
-        &self,
-        run: RunId,
-        group: Vec<Frame>,
-        admission: Admission,
-        and: impl FnOnce(&mut Inner),
-    ) -> Result<(), Refused> {
-        let wakes = {
-            let mut inner = self.inner.lock();
-            inner.append(run, group, admission, &self.budget)?;
-            and(&mut inner);
-            let mut wakes = inner.after_append();
-            if inner.runs.running().is_none() {
-                // What was not handed out was closed as undeliverable. The worker learns that its
-                // run has ended: it need not have been the one who ended it.
-                inner.answers.clear();
-                if let Some((_, worker)) = inner.worker.as_ref().filter(|(owner, _)| *owner == run)
-                {
-                    wakes.other(worker.clone());
-                }
-            }
-            wakes
-        };
-        wakes.wake();
-        self.budget.wake_store(self.id);
-        Ok(())
-    }
-
-    /// The run's next seq, if it has no `complete`.
-    #[must_use]
-    pub fn next_seq(&self, run: RunId) -> Option<Seq> {
-        let inner = self.inner.lock();
-        inner.runs.get(run).filter(|run| run.is_running()).map(|run| run.last_seq.next())
-    }
-
-    /// What is needed to end a run, if it is running.
-    #[must_use]
-    pub fn closing(&self, run: RunId) -> Option<Closing> {
-        self.inner.lock().runs.closing(run)
-    }
-
-    /// Ends a run as `end` says, or as an abort if one was asked for (I1: one compare, whoever
-    /// calls).
-    pub fn complete(&self, run: RunId, end: &Complete, now: Millis) -> Completed {
-        self.complete_after(run, end, now, 0, |_| Vec::new())
-    }
-
-    /// As `complete`, after last frames that go into the same group: `last` makes them, from the
-    /// seq that it is given on. `offset` is the end of the agent record that all of it is from.
-    pub fn complete_after(
-        &self,
-        run: RunId,
-        end: &Complete,
-        now: Millis,
-        offset: u64,
-        mut last: impl FnMut(Seq) -> Vec<Frame>,
-    ) -> Completed {
-        loop {
-            let Some(mut closing) = self.closing(run) else { return Completed::Already };
-            let provider = self.row().provider;
-            let mut composer = self.composer(run, closing.ordinal, &provider);
-            let mut group = last(closing.next);
-            closing.follow(&group);
-            group.append(&mut composer.closing(&closing, end, now));
-            if let Some(complete) = group.last_mut() {
-                complete.offset = offset;
-            }
-            let admission = Admission::Closing { aborting: closing.abort.is_some() };
-            match self.append(run, group, admission) {
-                Ok(()) => return Completed::Won,
-                Err(Refused::Ended) => return Completed::Already,
-                Err(Refused::Moved(_) | Refused::Full) => {}
-            }
-        }
-    }
-
-    /// Appends one event of the gateway's, whatever else is appended meanwhile. `Err` once the run
-    /// has its `complete`.
-    pub fn record(
-        &self,
-        run: RunId,
-        event: &Event,
-        mark: Option<&Mark>,
-        now: Millis,
-    ) -> Result<(), Refused> {
-        loop {
-            let (seq, ordinal) = self.place(run).ok_or(Refused::Ended)?;
-            let provider = self.row().provider;
-            let frame =
-                self.composer(run, ordinal, &provider).frame(seq, now, event, mark.cloned());
-            match self.append(run, vec![frame], Admission::Gateway) {
-                Err(Refused::Moved(_) | Refused::Full) => {}
-                done => return done,
-            }
-        }
-    }
-
     /// Asks that a run (the running one, if none is named) stop. From here on each end of it is
     /// an abort. Gives the run and a ticket; `None` if there is nothing to stop.
     pub fn ask_abort(&self, run: Option<RunId>, by: &By, now: Millis) -> Option<(RunId, u64)> {
@@ -356,41 +254,6 @@ impl Session {
         }
         self.budget.wake_store(self.id);
         Some(asked)
-    }
-
-    /// Answers a permission request, if nobody has (I20: compare and set).
-    pub fn answer(
-        &self,
-        request: &RequestId,
-        answer: &AnswerRequest,
-        by: &By,
-        now: Millis,
-    ) -> Answered {
-        loop {
-            let (run, seq, ordinal, provider) = {
-                let inner = self.inner.lock();
-                let Some(permission) = inner.runs.permission(request) else {
-                    return Answered::Unknown;
-                };
-                let run = inner.runs.at(permission.opened.ordinal).filter(|run| run.is_running());
-                let (PermissionState::Open, Some(run)) = (&permission.state, run) else {
-                    return Answered::Already;
-                };
-                (run.id, run.last_seq.next(), run.ordinal, inner.row.provider.clone())
-            };
-            let (event, mark) = recorded(request, answer, by);
-            let frame = self.composer(run, ordinal, &provider).frame(seq, now, &event, Some(mark));
-            let mut ticket = 0;
-            let appended = self.append_with(run, vec![frame], Admission::Gateway, |inner| {
-                inner.answers.push_back((request.clone(), answer.clone()));
-                ticket = inner.log.ticket();
-            });
-            // Refused: the run has moved on, and perhaps the request with it. Look again.
-            if appended.is_ok() {
-                self.wake_worker(run);
-                return Answered::Recorded { run, ticket };
-            }
-        }
     }
 
     /// Whether a permission request waits for its answer.
@@ -498,141 +361,6 @@ impl Session {
         Ok(ticket)
     }
 
-    /// How a ticket stands.
-    #[must_use]
-    pub fn settled(&self, ticket: u64) -> Settled {
-        self.inner.lock().log.settled(ticket)
-    }
-
-    /// Wakes `waker` when the ticket is settled; says how it stands now.
-    pub fn wake_when_settled(&self, ticket: u64, waker: &Waker) -> Settled {
-        self.inner.lock().log.wake_when_settled(ticket, waker)
-    }
-
-    /// Gives `waker` a slot and says what is durable, in one step. `Err` if the session left
-    /// memory or is deleted.
-    pub fn watch(&self, waker: &Waker) -> Result<Watched, EndOfSession> {
-        let mut inner = self.inner.lock();
-        if let Some(end) = inner.gone() {
-            return Err(end);
-        }
-        inner.log.watch(waker);
-        Ok(inner.watched())
-    }
-
-    /// What is durable, without a slot.
-    #[must_use]
-    pub fn look(&self) -> Watched {
-        self.inner.lock().watched()
-    }
-
-    /// Takes `waker`'s slot away.
-    pub fn unwatch(&self, waker: &Waker) {
-        self.inner.lock().log.unwatch(waker);
-    }
-
-    /// `waker` is gone: its slot and its tickets.
-    pub fn forget(&self, waker: &Waker) {
-        let mut inner = self.inner.lock();
-        inner.log.unwatch(waker);
-        inner.log.stop_waiting(waker);
-    }
-
-    /// A run's place and newest seq on disk, if memory knows the run.
-    #[must_use]
-    pub fn locate(&self, run: RunId) -> Option<(Ordinal, Seq)> {
-        let inner = self.inner.lock();
-        let durable = inner.log.durable();
-        let run = inner.runs.get(run)?;
-        match run.ordinal.cmp(&durable.ordinal) {
-            std::cmp::Ordering::Less => Some((run.ordinal, run.last_seq)),
-            std::cmp::Ordering::Equal => Some((run.ordinal, durable.seq)),
-            std::cmp::Ordering::Greater => None,
-        }
-    }
-
-    /// The id of the run with this place, if memory knows it.
-    #[must_use]
-    pub fn run_at(&self, ordinal: Ordinal) -> Option<RunId> {
-        self.inner.lock().runs.at(ordinal).map(|run| run.id)
-    }
-
-    /// What comes after a cursor, as far as memory has it.
-    pub fn read(&self, cursor: Position, budget: usize, waker: &Waker) -> Read {
-        self.inner.lock().log.read(cursor, budget, waker)
-    }
-
-    /// What its log holds in memory: frames, and their bytes (I7).
-    #[must_use]
-    pub fn log_weight(&self) -> (usize, usize) {
-        let inner = self.inner.lock();
-        (inner.log.frames(), inner.log.bytes())
-    }
-
-    /// Whether something waits for the store.
-    #[must_use]
-    pub fn has_undurable(&self) -> bool {
-        self.inner.lock().log.has_undurable()
-    }
-
-    /// What the store is to commit next.
-    #[must_use]
-    pub fn take(&self) -> Option<Batch> {
-        self.inner.lock().log.take()
-    }
-
-    /// A batch is on disk. Says whether more waits.
-    pub fn settle(&self, to: Position, ticket: u64) -> bool {
-        let (wakes, more) = {
-            let mut inner = self.inner.lock();
-            let before = inner.log.bytes();
-            let wakes = inner.log.settle(to, ticket);
-            inner.runs.settled(to);
-            self.budget.changed(before, inner.log.bytes());
-            (wakes, inner.log.has_undurable())
-        };
-        wakes.wake();
-        more
-    }
-
-    /// The store refuses what is not durable: it is gone, and the session is again what the disk
-    /// has of it, `loaded`. The run that has no end there, if one, is given back to be ended as
-    /// `store_rejected`.
-    pub fn reject(&self, loaded: Loaded) -> Option<RunId> {
-        let (wakes, run) = {
-            let mut inner = self.inner.lock();
-            let before = inner.log.bytes();
-            let settled = inner.log.settled_ticket();
-            let mut wakes = inner.log.reject();
-            self.budget.changed(before, inner.log.bytes());
-            inner.runs.roll_back(loaded.newest, loaded.permissions, settled);
-            inner.row = loaded.row;
-            inner.answers.clear();
-            if let Some((_, worker)) = &inner.worker {
-                wakes.other(worker.clone());
-            }
-            (wakes, inner.runs.running().map(|run| run.id))
-        };
-        wakes.wake();
-        run
-    }
-
-    /// Takes completed runs whose own retention is over out of memory (I13); gives the time of
-    /// the next one, and whether the whole session may leave.
-    pub fn evict(&self, now: Millis, retention_ms: i64) -> (Option<Millis>, bool) {
-        self.inner.lock().evict(now, retention_ms, &self.budget)
-    }
-
-    /// Marks it as out of memory, if it is still idle. The caller holds the registry's map.
-    pub fn try_leave(&self, now: Millis, retention_ms: i64) -> bool {
-        let mut inner = self.inner.lock();
-        let (_, idle) = inner.evict(now, retention_ms, &self.budget);
-        if idle {
-            inner.end = Some(EndOfSession::Evicted);
-        }
-        idle
-    }
-
     /// It leaves memory, whoever reads: what is not durable is refused, readers get `Ended`. The
     /// caller holds the registry's map, and carries out the wakes after it.
     pub(super) fn depart(&self) -> Wakes {
@@ -655,18 +383,6 @@ impl Session {
         inner.runs.running().is_none() && !inner.log.has_undurable()
     }
 
-    /// Drops durable frames until `bytes` are freed. Only a completed newest run's, if `completed`.
-    pub fn trim(&self, bytes: usize, completed: bool) -> usize {
-        let mut inner = self.inner.lock();
-        if completed && inner.runs.running().is_some() {
-            return 0;
-        }
-        let before = inner.log.bytes();
-        let freed = inner.log.trim(bytes);
-        self.budget.changed(before, inner.log.bytes());
-        freed
-    }
-
     /// The server stops: nothing new begins (I14). A running run may end; then, or at once if
     /// none is running, readers that have everything get `Ended`.
     pub fn close(&self) {
@@ -677,34 +393,6 @@ impl Session {
         };
         wakes.wake();
     }
-
-    fn composer(&self, run: RunId, ordinal: Ordinal, provider: &str) -> Composer {
-        Composer::new(self.id, run, ordinal, provider, self.budget.event_bytes_max())
-    }
-
-    fn place(&self, run: RunId) -> Option<(Seq, Ordinal)> {
-        let inner = self.inner.lock();
-        let run = inner.runs.get(run).filter(|run| run.is_running())?;
-        Some((run.last_seq.next(), run.ordinal))
-    }
-
-    fn wake_worker(&self, run: RunId) {
-        let worker = self.inner.lock().worker.clone();
-        if let Some((_, waker)) = worker.filter(|(owner, _)| *owner == run) {
-            waker.wake_other();
-        }
-    }
-}
-
-/// What a subscriber learns at the moment of its subscribe.
-#[derive(Clone, Debug)]
-pub struct Watched {
-    /// The session's durable state.
-    pub statement: Statement,
-    /// The durable position.
-    pub durable: Position,
-    /// The newest position that only the disk holds.
-    pub evicted: Position,
 }
 
 /// Why a session was not deleted.
@@ -801,47 +489,6 @@ impl Inner {
         Begun::Started { ordinal, ticket }
     }
 
-    fn append(
-        &mut self,
-        run: RunId,
-        group: Vec<Frame>,
-        admission: Admission,
-        budget: &Budget,
-    ) -> Result<(), Refused> {
-        let Some(state) = self.runs.get(run).filter(|run| run.is_running()) else {
-            return Err(Refused::Ended);
-        };
-        let next = state.last_seq.next();
-        let Some(first) = group.first() else { return Ok(()) };
-        if first.at != Position::new(state.ordinal, next) {
-            return Err(Refused::Moved(next));
-        }
-        match admission {
-            Admission::Agent => {
-                let bytes = group.iter().map(Frame::weight).sum();
-                let before = self.log.bytes();
-                let fits = budget.admits(&mut self.log, group.len(), bytes);
-                budget.changed(before, self.log.bytes());
-                if !fits {
-                    return Err(Refused::Full);
-                }
-            }
-            Admission::Gateway => {}
-            Admission::Closing { aborting } => {
-                if state.abort().is_some() != aborting {
-                    return Err(Refused::Moved(next));
-                }
-            }
-        }
-        for frame in &group {
-            self.runs.appended(frame);
-        }
-        let before = self.log.bytes();
-        self.log.push(group);
-        budget.changed(before, self.log.bytes());
-        Ok(())
-    }
-
     /// A server that stops lets each session's readers go once its last run has ended.
     fn after_append(&mut self) -> Wakes {
         if self.end == Some(EndOfSession::Closing) && self.runs.running().is_none() {
@@ -850,30 +497,4 @@ impl Inner {
             Wakes::default()
         }
     }
-
-    fn watched(&self) -> Watched {
-        let durable = self.log.durable();
-        Watched { statement: self.runs.statement(durable), durable, evicted: self.log.evicted() }
-    }
-}
-
-fn recorded(request: &RequestId, answer: &AnswerRequest, by: &By) -> (Event, Mark) {
-    let decision = if answer.allow { Decision::Allow } else { Decision::Deny };
-    let event = Event::PermissionResolved(PermissionResolved {
-        request_id: request.0.clone(),
-        decision,
-        choice_id: answer.choice_id.clone(),
-        state: AnswerState::Recorded,
-        by: by.clone(),
-        edited: answer.updated_input.is_some(),
-        updated_input: answer.updated_input.clone(),
-        message: answer.message.clone(),
-    });
-    let mark = Mark::PermissionAnswered {
-        request: request.clone(),
-        decision,
-        state: AnswerState::Recorded,
-        by: by.clone(),
-    };
-    (event, mark)
 }
