@@ -28,8 +28,10 @@ use crate::provider::{Adapter, Command, Provider, Record, Write};
 use crate::registry::session::Session;
 use crate::registry::{Composer, Registry, Started, end};
 use crate::run::change::Change;
-use crate::run::event::{AnswerState, By, Complete, Decision, Event, Reason, Status, StatusKind};
-use crate::run::id::{AgentId, Millis, RequestId, RunId};
+use crate::run::event::{
+    AnswerState, Complete, Event, PermissionResolved, Reason, Status, StatusKind,
+};
+use crate::run::id::{AgentId, Millis, RunId};
 use crate::run::wake::{Bell, Waker};
 use crate::sync::Arc;
 
@@ -82,7 +84,7 @@ struct Order {
 #[derive(Debug)]
 enum Purpose {
     Prompt,
-    Answer { request: RequestId, decision: Decision, by: By },
+    Answer(Box<PermissionResolved>),
     Interrupt,
     Reply,
 }

@@ -30,8 +30,16 @@ impl Worker {
 
     fn answer(&mut self, request: &RequestId, answer: AnswerRequest, now: Millis) {
         self.turn.answered(request);
-        let decision = if answer.allow { Decision::Allow } else { Decision::Deny };
-        let by = self.answered_by(request);
+        let resolved = Box::new(PermissionResolved {
+            request_id: request.0.clone(),
+            decision: if answer.allow { Decision::Allow } else { Decision::Deny },
+            choice_id: answer.choice_id.clone(),
+            state: AnswerState::Recorded,
+            by: self.answered_by(request),
+            edited: answer.updated_input.is_some(),
+            updated_input: None,
+            message: None,
+        });
         let command = Command::Answer(Answer {
             request_id: request_of_agent(request).to_owned(),
             allow: answer.allow,
@@ -40,7 +48,7 @@ impl Worker {
             message: answer.message,
             remember: answer.remember,
         });
-        let purpose = Purpose::Answer { request: request.clone(), decision, by };
+        let purpose = Purpose::Answer(resolved);
         match self.turn.adapter().encode(&command) {
             Some(write) => self.record(write, purpose),
             // The agent has withdrawn the request meanwhile.
@@ -110,18 +118,17 @@ impl Worker {
 
     /// An answer reached the agent, or never will (I20).
     pub(super) fn delivered(&self, purpose: Purpose, state: AnswerState, now: Millis) {
-        let Purpose::Answer { request, decision, by } = purpose else { return };
-        let event = Event::PermissionResolved(PermissionResolved {
-            request_id: request.0.clone(),
-            decision,
-            choice_id: None,
+        let Purpose::Answer(resolved) = purpose else { return };
+        // The input and the note stand in the event that recorded them.
+        let resolved = PermissionResolved { state, ..*resolved };
+        let request = RequestId(resolved.request_id.clone());
+        let mark = Mark::PermissionAnswered {
+            request: request.clone(),
+            decision: resolved.decision,
             state,
-            by: by.clone(),
-            edited: false,
-            updated_input: None,
-            message: None,
-        });
-        let mark = Mark::PermissionAnswered { request: request.clone(), decision, state, by };
+            by: resolved.by.clone(),
+        };
+        let event = Event::PermissionResolved(resolved);
         if self.session.record(self.run, &event, Some(&mark), now).is_err() {
             // The run has its end already: for the audit table only.
             let detail = serde_json::json!({ "requestId": request.0, "state": state });
