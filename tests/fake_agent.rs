@@ -7,6 +7,12 @@
 //!
 //! Must not know the gateway: only the `jsonl` contract.
 #![cfg(not(any(loom, shuttle)))]
+#![allow(clippy::exit, reason = "ending at once, from whatever thread, is what it is for")]
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "no model runs this process; its threads are two"
+)]
 
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::net::UnixStream;

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reattach::keeper::{
     self, AGENT_TAG, Commands, DataTag, LaunchSpec, Process, Records, Reply, SpawnError,
@@ -18,6 +18,8 @@ use reattach::limits;
 use reattach::provider::{Exit, Record, RecordBody};
 use reattach::run::id::AgentId;
 use tempfile::TempDir;
+
+use crate::support::eventually;
 
 /// For whatever must happen; never waited for in full unless a test fails.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -69,7 +71,7 @@ fn start(mut spec: LaunchSpec) -> Kept {
 
 fn start_with(program: &Path, spec: &LaunchSpec, data_dir: TempDir) -> Kept {
     // A script that was just written is busy while a fork of another test still holds it open.
-    let parts = wait_for("a program that is not busy", || match keeper::spawn(program, spec) {
+    let parts = eventually("a program that is not busy", || match keeper::spawn(program, spec) {
         Err(SpawnError::Process(error)) if error.kind() == ErrorKind::ExecutableFileBusy => None,
         other => Some(other.expect("a keeper")),
     });
@@ -149,7 +151,7 @@ impl Kept {
 
     /// Waits for the keeper's own end.
     fn wait(mut self) {
-        let status = wait_for("the keeper's end", || self.process.try_wait().expect("a status"));
+        let status = eventually("the keeper's end", || self.process.try_wait().expect("a status"));
         assert!(status.success(), "{status}");
     }
 }
@@ -159,17 +161,6 @@ impl Drop for Kept {
         self.commands = None;
         self.process.kill();
         keeper::sweep_agent(self.agent).expect("a sweep");
-    }
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -502,7 +493,7 @@ fn a_keeper_without_its_gateway_stops_its_agent_and_ends() {
     drop(records);
     kept.commands = None;
     let keeper = kept.process.pid();
-    wait_for("the agent's end", || alive(agent, keeper).is_empty().then_some(()));
+    eventually("the agent's end", || alive(agent, keeper).is_empty().then_some(()));
     kept.wait();
 }
 
@@ -578,7 +569,7 @@ fn a_flood_that_nobody_takes_waits_in_the_agent_and_stops_when_told() {
     let pid = kept.started();
     // All buffers on the way together hold about 300,000 bytes of `yes`.
     let (mut last, mut same) = (0, 0);
-    wait_for("a blocked agent", || {
+    eventually("a blocked agent", || {
         let io = std::fs::read_to_string(format!("/proc/{pid}/io")).expect("io");
         let written = io.lines().find_map(|line| line.strip_prefix("wchar: "));
         let written: u64 = written.expect("wchar").parse().expect("a number");
@@ -610,7 +601,7 @@ fn orphans_that_end_while_the_agent_lives_leave_no_zombies() {
     kept.started();
     assert_eq!(records.recv_timeout(DEADLINE).expect("a line"), out("done"));
     let children = format!("/proc/{0}/task/{0}/children", kept.process.pid());
-    wait_for("a single child", || {
+    eventually("a single child", || {
         let children = std::fs::read_to_string(&children).expect("children");
         (children.split_ascii_whitespace().count() == 1).then_some(())
     });

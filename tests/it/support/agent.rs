@@ -101,11 +101,6 @@ impl Hub {
     pub(crate) fn count(&self, name: &str) -> usize {
         self.shared.lock().agents.iter().filter(|agent| agent.hello["name"] == name).count()
     }
-
-    /// The pids of all agents that ever called, escaped ones included.
-    pub(crate) fn pids(&self) -> Vec<u32> {
-        self.shared.lock().agents.iter().map(|agent| pid(&agent.hello)).collect()
-    }
 }
 
 impl Drop for Hub {
@@ -222,12 +217,6 @@ impl Agent {
         pid(&self.shared.lock().agents[self.index].hello)
     }
 
-    /// Where it runs.
-    pub(crate) fn cwd(&self) -> PathBuf {
-        let state = self.shared.lock();
-        PathBuf::from(state.agents[self.index].hello["cwd"].as_str().expect("hello has a cwd"))
-    }
-
     /// Waits for the first line of its stdin that `fits`.
     #[track_caller]
     pub(crate) fn line(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
@@ -253,15 +242,6 @@ impl Agent {
     /// How many lines of floods it has sent, or is about to.
     pub(crate) fn sent(&self) -> u64 {
         self.shared.lock().agents[self.index].sent
-    }
-
-    /// Waits until it has sent `count` lines of a flood.
-    #[track_caller]
-    pub(crate) fn wait_sent(&self, count: u64) {
-        self.shared.wait(&format!("the agent sends {count} lines"), |state| {
-            let agent = &state.agents[self.index];
-            (agent.sent >= count || agent.gone).then_some(())
-        });
     }
 
     /// Whether its process has ended (its socket closed).

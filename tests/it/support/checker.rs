@@ -36,14 +36,14 @@ impl Checker {
     }
 
     /// The client subscribes after (`run`, `seq`), which it did not see itself.
-    pub(crate) fn from_cursor(&mut self, session: &str, run: &str, seq: u64) {
+    pub(crate) fn begin_at(&mut self, session: &str, run: &str, seq: u64) {
         let stream =
             Stream { at: Some((run.to_owned(), seq)), borrowed: true, ..Stream::default() };
         self.streams.insert(session.to_owned(), stream);
     }
 
     /// The client subscribes without saying where: its next frame decides.
-    pub(crate) fn from_anywhere(&mut self, session: &str) {
+    pub(crate) fn begin_anywhere(&mut self, session: &str) {
         let stream = Stream { loose: true, ..Stream::default() };
         self.streams.insert(session.to_owned(), stream);
     }

@@ -36,9 +36,9 @@ impl Frame {
         self.json["kind"].as_str().expect("checked when it came")
     }
 
-    /// Its seq: events have one, and `run_started` has 0.
+    /// Its seq: events have one, and `run_started` has 0. (`caught_up` names another frame's.)
     pub(crate) fn seq(&self) -> Option<u64> {
-        self.json["seq"].as_u64()
+        self.json["seq"].as_u64().filter(|_| self.kind() != "caught_up")
     }
 
     /// The run whose log it stands in; `None` for gateway frames.
@@ -231,17 +231,6 @@ impl Client {
             self.read(DEADLINE);
         }
         self.ended.clone().expect("the loop ended")
-    }
-
-    /// Reads until `count` pings have come.
-    #[track_caller]
-    pub(crate) fn wait_pings(&mut self, count: usize) {
-        let start = Instant::now();
-        while self.pings < count {
-            assert!(start.elapsed() < DEADLINE, "only {} pings of {count}", self.pings);
-            self.read(Duration::from_millis(20));
-            assert_eq!(self.ended, None, "the connection ended");
-        }
     }
 
     /// Goes away without a word.

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -306,12 +305,6 @@ impl Gateway {
     #[track_caller]
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.running.wait()
-    }
-
-    /// Whether it has ended, and how.
-    pub(crate) fn exited(&mut self) -> Option<(Option<i32>, Option<i32>)> {
-        let status = self.running.child.try_wait().expect("it was started here")?;
-        Some((status.code(), status.signal()))
     }
 
     /// Starts it again on the same data directory; the old process must have ended.

@@ -3,8 +3,6 @@
 //!
 //! Must not know the library's types: these tests see what any other program sees.
 
-#![allow(dead_code, unused_imports, reason = "its users land when the server does")]
-
 pub(crate) mod agent;
 pub(crate) mod checker;
 pub(crate) mod client;

@@ -9,13 +9,16 @@ use serde_json::json;
 use super::process::{alive, mentioning};
 use super::{Checker, Frame, Hub, Ledger, eventually};
 
+/// Kind, run and seq.
+type Short<'a> = (&'a str, &'a str, u64);
+
 fn frame(kind: &str, run: &str, seq: u64) -> Frame {
     let json = json!({"kind": kind, "sessionId": "s", "runId": run, "seq": seq});
     Frame::parse(&json.to_string())
 }
 
 /// What the checker says to these frames; `None` if it has nothing against them.
-fn verdict(begin: impl Fn(&mut Checker), frames: &[(&str, &str, u64)]) -> Option<String> {
+fn verdict(begin: impl Fn(&mut Checker), frames: &[Short<'_>]) -> Option<String> {
     let checked = catch_unwind(AssertUnwindSafe(|| {
         let mut checker = Checker::new();
         begin(&mut checker);
@@ -36,15 +39,15 @@ fn the_checker_knows_good_streams() {
         ("complete", "r2", 1),
     ];
     assert_eq!(verdict(|_| {}, &whole), None);
-    assert_eq!(verdict(|c| c.from_cursor("s", "r1", 0), &whole[1..]), None);
-    assert_eq!(verdict(|c| c.from_cursor("s", "r1", 2), &whole[3..]), None);
-    assert_eq!(verdict(|c| c.from_anywhere("s"), &whole[2..]), None);
+    assert_eq!(verdict(|c| c.begin_at("s", "r1", 0), &whole[1..]), None);
+    assert_eq!(verdict(|c| c.begin_at("s", "r1", 2), &whole[3..]), None);
+    assert_eq!(verdict(|c| c.begin_anywhere("s"), &whole[2..]), None);
 }
 
 #[test]
 fn the_checker_finds_each_kind_of_harm() {
     let head = ("run_started", "r1", 0);
-    let cases: [(&str, Vec<(&str, &str, u64)>); 9] = [
+    let cases: [(&str, Vec<Short<'_>>); 9] = [
         ("I4", vec![("text", "r1", 1)]),
         ("I2", vec![head, ("text", "r1", 2)]),
         ("I2", vec![head, ("text", "r1", 1), ("text", "r1", 1)]),
@@ -68,7 +71,7 @@ fn the_checker_finds_each_kind_of_harm() {
         let said = verdict(|_| {}, &frames).unwrap_or_else(|| panic!("{frames:?} passed"));
         assert!(said.contains(invariant), "{frames:?}: {said}");
     }
-    assert!(verdict(|c| c.from_cursor("s", "r1", 3), &[("text", "r1", 5)]).is_some());
+    assert!(verdict(|c| c.begin_at("s", "r1", 3), &[("text", "r1", 5)]).is_some());
 }
 
 #[test]
