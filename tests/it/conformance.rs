@@ -1,1 +1,0 @@
-//! The 46 recorded scenarios of the original gateway.
