@@ -268,7 +268,7 @@ impl Site for Front {
         let open = match head.path.as_str() {
             "/healthz" | "/readyz" => true,
             LOGIN => head.method == Method::POST,
-            path => reading && (self.page)(path).is_some(),
+            path => reading && (path == self.gate.base_path() || (self.page)(path).is_some()),
         };
         if credential.is_none() && !open {
             let message = "Send the token: Authorization: Bearer TOKEN, or log in for a cookie.";
@@ -285,6 +285,10 @@ impl Site for Front {
         let reading = matches!(request.head.method, Method::GET | Method::HEAD);
         let response = match (self.page)(path).filter(|_| reading) {
             Some(file) => page_file(file, &request.head),
+            // The page's addresses are relative: without the slash they would lead elsewhere.
+            None if path == self.gate.base_path() && reading => {
+                Response::empty(StatusCode::PERMANENT_REDIRECT).with("Location", format!("{path}/"))
+            }
             None if path == LOGIN && request.head.method == Method::POST => self.login(request),
             None => self.api.answer(request).unwrap_or_else(|| {
                 let message = "There is nothing at this path.";

@@ -137,7 +137,9 @@ fn a_browser_logs_in_and_opens_its_websocket() {
     let connect = |origin: String| {
         Client::connect(port, "/ws", &[("cookie", cookie.clone()), ("origin", origin)])
     };
-    let mut client = connect(format!("http://127.0.0.1:{port}")).ok().expect("its own page");
+    let Ok(mut client) = connect(format!("http://127.0.0.1:{port}")) else {
+        panic!("its own page may connect");
+    };
     client.expect("hello", |frame| frame.is("hello", ""));
     assert_eq!(connect("http://evil.example".into()).err(), Some(403));
     assert_eq!(Client::connect(port, "/ws", &[]).err(), Some(401));
@@ -146,6 +148,30 @@ fn a_browser_logs_in_and_opens_its_websocket() {
     let bearer = vec![("authorization", format!("Bearer {}", gateway.token()))];
     assert_eq!(Client::connect(port, "/nope", &bearer).err(), Some(404));
     assert_eq!(Client::connect(port, "/nope", &[]).err(), Some(401));
+}
+
+#[test]
+fn the_page_is_served_to_everybody_and_only_when_it_changed() {
+    let gateway = Setup::new().start();
+    let get = |more: &str| {
+        let head = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+        exchange(&gateway, format!("{head}{more}\r\n").as_bytes())
+    };
+    let page = get("");
+    assert_eq!(status(&page), 200, "{page}");
+    for header in [
+        "Content-Type: text/html; charset=utf-8",
+        "X-Content-Type-Options: nosniff",
+        "Referrer-Policy: no-referrer",
+        "Content-Security-Policy: default-src 'self'",
+    ] {
+        assert!(page.contains(&format!("\r\n{header}")), "{header} in {page}");
+    }
+    assert!(page.contains("frame-ancestors 'none'"), "{page}");
+    let tag = page.lines().find_map(|line| line.strip_prefix("ETag: ")).expect("a tag");
+    let again = get(&format!("If-None-Match: \"x\", {tag}\r\n"));
+    assert_eq!(status(&again), 304, "{again}");
+    assert_eq!(status(&get("If-None-Match: \"x\"\r\n")), 200);
 }
 
 #[test]
@@ -204,6 +230,8 @@ fn a_public_url_names_host_origin_and_path() {
     assert_eq!(get("/version", &format!("Host: box.example\r\n{origin}")), 200);
     assert_eq!(get("/version", "Host: box.example\r\nOrigin: https://other.example"), 403);
     assert_eq!(get("/version", "Host: other.example"), 421);
+    assert_eq!(get("/agents/", "Host: box.example"), 200);
+    assert_eq!(get("/agents", "Host: box.example"), 308);
     let answer = login(&gateway, gateway.token());
     assert!(answer.contains("; Path=/agents/; ") && answer.contains("; Secure"), "{answer}");
 }

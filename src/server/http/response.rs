@@ -87,7 +87,10 @@ impl Response {
         if let Some(content_type) = self.content_type {
             header("Content-Type", content_type);
         }
-        header("Content-Length", &self.body.len().to_string());
+        // These two have no body by definition, whatever its length would be.
+        if !matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            header("Content-Length", &self.body.len().to_string());
+        }
         if !self.headers.iter().any(|(name, _)| *name == "Cache-Control") {
             header("Cache-Control", "no-store");
         }
