@@ -1,4 +1,18 @@
 //! The scenarios under loom: every interleaving of their threads, up to `LOOM_MAX_PREEMPTIONS`.
+#![allow(
+    missing_docs,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::exit,
+    clippy::or_fun_call,
+    clippy::print_stdout,
+    clippy::type_complexity,
+    clippy::unwrap_used,
+    clippy::wrong_self_convention,
+    reason = "a test fails by a panic, its threads are real, and its numbers are small"
+)]
 #![cfg(loom)]
 
 mod models;

@@ -1,4 +1,18 @@
 //! The scenarios on real threads: weak as a search, but on the primitives that ship.
+#![allow(
+    missing_docs,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::exit,
+    clippy::or_fun_call,
+    clippy::print_stdout,
+    clippy::type_complexity,
+    clippy::unwrap_used,
+    clippy::wrong_self_convention,
+    reason = "a test fails by a panic, its threads are real, and its numbers are small"
+)]
 #![cfg(not(any(loom, shuttle)))]
 
 mod models;

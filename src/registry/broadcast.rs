@@ -42,18 +42,13 @@ pub enum Mode {
 }
 
 /// Whether the store can commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StoreState {
     /// It can.
+    #[default]
     Good,
     /// It cannot, for the time being; SQLite's word for why.
     Bad(&'static str),
-}
-
-impl Default for StoreState {
-    fn default() -> Self {
-        Self::Good
-    }
 }
 
 /// How far a connection has read the broadcasts.

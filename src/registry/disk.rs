@@ -121,13 +121,12 @@ impl Shelf for Reading {
     }
 }
 
+/// A run without a `complete`, and what waits in it.
+type OpenRun = (Option<Run>, Vec<(RequestId, Permission)>);
+
 impl Reading {
     /// A run that has no `complete` yet: the gateway died in it, and recovery is about to end it.
-    fn open_run(
-        &self,
-        session: SessionId,
-        id: RunId,
-    ) -> Result<(Option<Run>, Vec<(RequestId, Permission)>), ShelfError> {
+    fn open_run(&self, session: SessionId, id: RunId) -> Result<OpenRun, ShelfError> {
         let Some(open) = self.0.open_run(session)?.filter(|open| open.run.id == id) else {
             return Err(ShelfError(format!(
                 "run {id} of session {session} changed under the read"

@@ -295,14 +295,10 @@ impl Registry {
             )
         };
         let run = request_run(request).ok_or_else(unknown)?;
-        let in_memory = self.session_of_run(run);
-        let session = match in_memory {
-            Some(session) => session,
-            None => {
-                // Its run has left memory, so it ended: the request is settled, if it ever was.
-                let asked = self.shelf.permission(request)?.is_some();
-                return Err(if asked { already() } else { unknown() });
-            }
+        let Some(session) = self.session_of_run(run) else {
+            // Its run has left memory, so it ended: the request is settled, if it ever was.
+            let asked = self.shelf.permission(request)?.is_some();
+            return Err(if asked { already() } else { unknown() });
         };
         match session.answer(request, answer, by, now) {
             Answered::Recorded { run, ticket } => Ok(AnswerAccepted {

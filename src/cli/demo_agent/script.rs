@@ -450,7 +450,7 @@ mod tests {
         let side = |sign: &str| -> String {
             diff.lines()
                 .skip(3)
-                .filter_map(|line| line.strip_prefix(' ').or(line.strip_prefix(sign)))
+                .filter_map(|line| line.strip_prefix(' ').or_else(|| line.strip_prefix(sign)))
                 .map(|line| format!("{line}\n"))
                 .collect()
         };
