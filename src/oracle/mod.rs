@@ -8,8 +8,13 @@ mod bell;
 mod checker;
 mod disk;
 mod fault;
+mod machine;
+mod model;
+mod op;
 
 pub use bell::Alarm;
 pub use checker::{Checker, Fact};
 pub use disk::{MemoryDisk, StoredRun};
 pub use fault::Fault;
+pub use machine::{Machine, check_bytes, check_ops};
+pub use op::Op;

@@ -106,7 +106,8 @@ impl Registry {
     /// replaces the cursor, which is the caller's.
     pub fn subscribe(&self, waker: &Waker, target: &Target) -> Result<Subscribed, SubscribeError> {
         loop {
-            let session = self.look_up(target.session)?.ok_or(SubscribeError::SessionNotFound)?;
+            let session = self.look_up(target.session)?.filter(|session| !session.is_deleted());
+            let session = session.ok_or(SubscribeError::SessionNotFound)?;
             let named = match target.from {
                 From::Cursor { run, .. } => self.place_of(&session, run)?,
                 _ => Named::Unknown,

@@ -475,13 +475,20 @@ impl Registry {
         }
     }
 
+    /// A session is as the disk has it again: what it claimed beyond that is free.
+    pub(crate) fn release_natives(&self, id: SessionId, kept: Option<&NativeId>) {
+        let mut map = self.map.lock();
+        map.natives.retain(|(_, native), owner| *owner != id || Some(native) == kept);
+    }
+
     /// A session as the disk has it.
     pub(crate) fn on_disk(&self, id: SessionId) -> Result<Option<Loaded>, ShelfError> {
         self.shelf.session(id)
     }
 
     fn find(&self, id: SessionId) -> Result<Arc<Session>, Refusal> {
-        self.look_up(id)?.ok_or_else(|| Refusal::no_session(id))
+        let session = self.look_up(id)?.filter(|session| !session.is_deleted());
+        session.ok_or_else(|| Refusal::no_session(id))
     }
 
     fn session_of_run(&self, run: RunId) -> Option<Arc<Session>> {

@@ -106,8 +106,17 @@ impl<D: Disk> Persist<D> {
             self.leave(batch.session);
             return;
         };
-        let Some(run) = session.reject(loaded) else {
+        self.registry.release_natives(batch.session, loaded.row.native_id.as_ref());
+        let run = session.reject(loaded);
+        // Deleted, and the deletion was refused: readers may have been told that it ended, so it
+        // comes back as a session of its own.
+        let back = run.is_none() || session.is_deleted();
+        if back {
             self.leave(batch.session);
+        }
+        let Some(run) = run else { return };
+        let Ok(session) = (if back { self.registry.recover(batch.session) } else { Ok(session) })
+        else {
             return;
         };
         let error = Some(format!("The store refused what this run wrote: {message}"));

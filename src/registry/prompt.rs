@@ -170,7 +170,7 @@ impl Registry {
 
     /// Begins a run under the map's lock, so that nothing begins once the server stops (I14).
     fn begin(&self, session: &Session, begin: Begin, free: bool) -> Result<Begun, Refusal> {
-        let refusal = if free { self.check_store().err() } else { Some(busy()) };
+        let refusal = self.check_store().err().or_else(|| (!free).then(busy));
         let map = self.map.lock();
         if map.closing {
             return Ok(Begun::Ended(EndOfSession::Closing));

@@ -442,6 +442,7 @@ impl Closing {
         for frame in frames {
             self.next = frame.at.seq.next();
             match frame.mark.as_deref() {
+                Some(Mark::ToolOpened(tool)) if self.open_tools.contains(tool) => {}
                 Some(Mark::ToolOpened(tool)) => self.open_tools.push(tool.clone()),
                 Some(Mark::ToolClosed(tool)) => self.open_tools.retain(|open| open != tool),
                 Some(Mark::PermissionOpened { request, .. }) => {

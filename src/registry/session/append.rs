@@ -54,13 +54,15 @@ impl Session {
     #[must_use]
     pub fn next_seq(&self, run: RunId) -> Option<Seq> {
         let inner = self.inner.lock();
-        inner.runs.get(run).filter(|run| run.is_running()).map(|run| run.last_seq.next())
+        inner.on(run).map(|run| run.last_seq.next())
     }
 
     /// What is needed to end a run, if it is running.
     #[must_use]
     pub fn closing(&self, run: RunId) -> Option<Closing> {
-        self.inner.lock().runs.closing(run)
+        let inner = self.inner.lock();
+        inner.on(run)?;
+        inner.runs.closing(run)
     }
 
     /// Ends a run as `end` says, or as an abort if one was asked for (I1: one compare, whoever
@@ -133,7 +135,8 @@ impl Session {
                 let Some(permission) = inner.runs.permission(request) else {
                     return Answered::Unknown;
                 };
-                let run = inner.runs.at(permission.opened.ordinal).filter(|run| run.is_running());
+                let run = inner.runs.at(permission.opened.ordinal);
+                let run = run.and_then(|run| inner.on(run.id));
                 let (PermissionState::Open, Some(run)) = (&permission.state, run) else {
                     return Answered::Already;
                 };
@@ -160,7 +163,7 @@ impl Session {
 
     fn place(&self, run: RunId) -> Option<(Seq, Ordinal)> {
         let inner = self.inner.lock();
-        let run = inner.runs.get(run).filter(|run| run.is_running())?;
+        let run = inner.on(run)?;
         Some((run.last_seq.next(), run.ordinal))
     }
 
@@ -180,9 +183,7 @@ impl Inner {
         admission: Admission,
         budget: &Budget,
     ) -> Result<(), Refused> {
-        let Some(state) = self.runs.get(run).filter(|run| run.is_running()) else {
-            return Err(Refused::Ended);
-        };
+        let Some(state) = self.on(run) else { return Err(Refused::Ended) };
         let next = state.last_seq.next();
         let Some(first) = group.first() else { return Ok(()) };
         if first.at != Position::new(state.ordinal, next) {

@@ -204,6 +204,12 @@ impl Session {
         self.inner.lock().row.clone()
     }
 
+    /// Whether somebody deleted it; the disk may not know yet.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        self.inner.lock().end == Some(EndOfSession::Deleted)
+    }
+
     /// The run without a `complete`, if there is one.
     #[must_use]
     pub fn running(&self) -> Option<RunId> {
@@ -239,9 +245,7 @@ impl Session {
         let (asked, worker) = {
             let mut inner = self.inner.lock();
             let id = inner.runs.running()?.id;
-            if run.is_some_and(|run| run != id) {
-                return None;
-            }
+            inner.on(id).filter(|_| run.is_none_or(|run| run == id))?;
             let ticket = if inner.runs.ask_abort(id, by)? {
                 inner.log.record(Change::AbortAsked { run: id, by: by.clone(), at: now })
             } else {
@@ -286,8 +290,8 @@ impl Session {
     /// What the worker of `run` is to do.
     pub fn orders(&self, run: RunId) -> Orders {
         let mut inner = self.inner.lock();
-        let state = inner.runs.get(run);
-        let ended = state.is_none_or(|run| !run.is_running());
+        let state = inner.on(run);
+        let ended = state.is_none();
         let abort = state.and_then(Run::abort).cloned();
         let ours = inner.worker.as_ref().is_some_and(|(owner, _)| *owner == run);
         let answers = if ours { inner.answers.drain(..).collect() } else { Vec::new() };
@@ -374,6 +378,9 @@ impl Session {
         inner.log.evict(durable);
         self.budget.changed(before, inner.log.bytes());
         wakes.append(inner.log.close());
+        if let Some((_, worker)) = &inner.worker {
+            wakes.other(worker.clone());
+        }
         wakes
     }
 
@@ -414,6 +421,11 @@ impl Inner {
             return Some(Begun::Duplicate { run, hash, ticket });
         }
         self.runs.running().is_some().then_some(Begun::Busy)
+    }
+
+    /// A run that can still be written to: it has no `complete`, and the session is in memory.
+    fn on(&self, run: RunId) -> Option<&Run> {
+        self.runs.get(run).filter(|run| run.is_running() && self.gone().is_none())
     }
 
     /// Whether it left memory or is deleted.
