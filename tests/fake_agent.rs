@@ -6,20 +6,6 @@
 //! When the socket closes (the test is over) it exits, whatever else it was told to ignore.
 //!
 //! Must not know the gateway: only the `jsonl` contract.
-#![allow(
-    missing_docs,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::disallowed_methods,
-    clippy::disallowed_types,
-    clippy::exit,
-    clippy::or_fun_call,
-    clippy::print_stdout,
-    clippy::type_complexity,
-    clippy::unwrap_used,
-    clippy::wrong_self_convention,
-    reason = "a test fails by a panic, its threads are real, and its numbers are small"
-)]
 #![cfg(not(any(loom, shuttle)))]
 #![allow(clippy::exit, reason = "ending at once, from whatever thread, is what it is for")]
 #![allow(

@@ -218,11 +218,15 @@ fn watch_signals() -> io::Result<Receiver<i32>> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let (seen, received) = bounded(1);
     std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut draining = false;
         for signal in signals.forever() {
-            if seen.try_send(signal).is_err() {
+            if draining {
                 #[allow(clippy::exit, reason = "that is what a second signal asks for")]
                 std::process::exit(128 + signal);
             }
+            draining = true;
+            // Full or nobody there: it stops already.
+            seen.try_send(signal).unwrap_or_default();
         }
     })?;
     Ok(received)

@@ -14,17 +14,13 @@
     reason = "a test fails by a panic, its threads are real, and its numbers are small"
 )]
 #![cfg(not(any(loom, shuttle)))]
-#![allow(
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "those rules are for what models must see; no model runs these tests"
-)]
 
 mod cli;
 mod config;
 mod conformance;
 mod crash;
 mod demo;
+mod ends;
 mod http;
 mod keeper;
 mod pressure;

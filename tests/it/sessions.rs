@@ -4,30 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::process::alive;
 use crate::support::{
-    Agent, Checker, Client, Frame, Gateway, Ledger, Random, Setup, eventually, let_time_pass,
+    Agent, Checker, Client, Frame, Gateway, Ledger, Random, Setup, begin, eventually,
+    let_time_pass, of_runs, one_session,
 };
-
-/// A gateway with one session of a scripted agent.
-fn one_session() -> (Gateway, String) {
-    let gateway = Setup::with_fake().start();
-    let session = gateway.session("fake");
-    (gateway, session)
-}
-
-/// Starts a run and gives its id and its agent.
-#[track_caller]
-fn begin(gateway: &Gateway, client: &mut Client, session: &str, content: &str) -> (String, Agent) {
-    let run = client.prompt(session, content);
-    let (agent, _) = gateway.hub().prompted("fake", content);
-    (run, agent)
-}
-
-/// The frames of runs, in the order in which the client saw them.
-fn of_runs(client: &Client) -> Vec<Frame> {
-    client.seen.iter().filter(|frame| frame.run().is_some()).cloned().collect()
-}
 
 fn positions(frames: &[Frame]) -> Vec<(&str, u64)> {
     frames.iter().filter_map(|frame| Some((frame.run()?, frame.seq()?))).collect()
@@ -324,35 +304,6 @@ fn of_two_answers_to_one_permission_the_first_counts() {
     of_runs(&one).iter().for_each(|frame| checker.see(frame));
 }
 
-#[test]
-fn what_is_open_at_the_end_is_closed_before_complete() {
-    let (gateway, session) = one_session();
-    let mut client = gateway.connect();
-    let (run, agent) = begin(&gateway, &mut client, &session, "leave things open");
-    agent.emit(&[
-        json!({"kind": "tool_use", "toolId": "t1", "toolName": "Bash", "toolInput": {}}),
-        json!({"kind": "permission_request", "requestId": "p", "toolName": "Bash", "input": {}}),
-    ]);
-    let asked = client.expect("the request", |f| f.is("permission_request", &session));
-    agent.finish();
-    let complete = client.expect_complete(&run);
-    let closing: Vec<&str> =
-        client.seen.iter().filter(|f| f.seq() > asked.seq()).map(Frame::kind).collect();
-    assert!(closing.contains(&"tool_result"), "{closing:?}");
-    assert!(closing.contains(&"permission_cancelled"), "{closing:?}");
-    let result = client.seen.iter().find(|f| f.kind() == "tool_result").expect("just seen");
-    assert_eq!((&result.json["toolId"], &result.json["synthetic"]), (&json!("t1"), &json!(true)));
-    let gone = client.seen.iter().find(|f| f.kind() == "permission_cancelled").expect("just seen");
-    assert_eq!(gone.json["reason"], "run_ended", "{}", gone.text);
-    assert_eq!(complete.json["success"], true, "{}", complete.text);
-    assert_eq!(gateway.get("/api/v1/permissions").1["items"], json!([]));
-    let late = client.request(&json!({
-        "type": "chat.permission-response", "requestId": asked.json["requestId"], "allow": true,
-    }));
-    let code = late.json["code"].as_str().unwrap_or_default();
-    assert!(code.starts_with("PERMISSION_"), "{}", late.text);
-}
-
 /// Two runs: the first ended with events 1, 2, 3 and complete; the second runs, with 1 and 2.
 struct TwoRuns {
     gateway: Gateway,
@@ -556,116 +507,6 @@ fn what_retention_took_is_named_as_a_gap() {
 }
 
 #[test]
-fn abort_leaves_nothing_alive_however_stubborn() {
-    let (gateway, session) = one_session();
-    let mut client = gateway.connect();
-    let (run, agent) = begin(&gateway, &mut client, &session, "be stubborn");
-    agent.policy(&[], None, None);
-    agent.ignore_signals();
-    let grandchild = agent.escape();
-    let pids = [agent.pid(), grandchild.pid()];
-    agent.say("at work");
-    client.expect_at(&run, 1);
-    let ack = client.request(&json!({"type": "chat.abort", "sessionId": session}));
-    assert_eq!(ack.kind(), "ack", "{}", ack.text);
-    let again = client.request(&json!({"type": "chat.abort", "sessionId": session, "runId": run}));
-    assert_eq!(again.kind(), "ack", "a second abort meanwhile: {}", again.text);
-    let busy = client.request(&json!({
-        "type": "chat.send", "sessionId": session, "content": "next",
-    }));
-    assert_eq!(busy.json["code"], "RUN_IN_PROGRESS", "{}", busy.text);
-    let complete = client.expect_complete(&run);
-    assert!(pids.iter().all(|pid| !alive(*pid)), "I21: {pids:?} after complete");
-    assert_eq!(complete.json["aborted"], true, "{}", complete.text);
-    assert_eq!(complete.json["reason"], "aborted");
-    assert_eq!((&complete.json["exitCode"], &complete.json["success"]), (&json!(1), &json!(false)));
-    gateway.expect_no_agents();
-    let late = client.request(&json!({"type": "chat.abort", "sessionId": session, "runId": run}));
-    assert_eq!(late.json["code"], "NO_ACTIVE_RUN", "{}", late.text);
-    let log = gateway.replay(&session);
-    let completes = log.iter().filter(|frame| frame.kind() == "complete").count();
-    assert_eq!(completes, 1, "I1");
-    assert!(agent.lines_so_far().iter().any(|line| line["type"] == "abort"), "it was asked first");
-    // The session is free again.
-    let (run, agent) = begin(&gateway, &mut client, &session, "after");
-    agent.finish();
-    client.expect_complete(&run);
-}
-
-#[test]
-fn a_grandchild_that_outlives_the_agent_is_stopped_at_the_end_of_the_run() {
-    let (gateway, session) = one_session();
-    let mut client = gateway.connect();
-    let (run, agent) = begin(&gateway, &mut client, &session, "leave a child");
-    let grandchild = agent.escape();
-    agent.exit(3);
-    let complete = client.expect_complete(&run);
-    assert_eq!(complete.json["reason"], "agent_exited", "{}", complete.text);
-    assert_eq!((&complete.json["exitCode"], &complete.json["aborted"]), (&json!(3), &json!(false)));
-    grandchild.wait_gone();
-    gateway.expect_no_agents();
-}
-
-#[test]
-fn an_agent_killed_by_a_signal_has_no_exit_code_but_its_last_words() {
-    let (gateway, session) = one_session();
-    let mut client = gateway.connect();
-    let (run, agent) = begin(&gateway, &mut client, &session, "die");
-    agent.stderr("something is very wrong\n");
-    agent.kill(9);
-    let complete = client.expect_complete(&run);
-    assert_eq!(complete.json["reason"], "agent_exited", "{}", complete.text);
-    assert_eq!(complete.json["exitCode"], Value::Null);
-    assert_eq!(complete.json["success"], false);
-    let error = complete.json["error"].as_str().unwrap_or_default();
-    assert!(error.contains("something is very wrong"), "{}", complete.text);
-}
-
-#[test]
-fn the_end_of_stdout_is_not_the_end_of_the_run() {
-    let (gateway, session) = one_session();
-    let mut client = gateway.connect();
-    let (run, agent) = begin(&gateway, &mut client, &session, "close stdout");
-    agent.say("last words");
-    agent.close_stdout();
-    client.expect_at(&run, 1);
-    let (_, of_rest) = gateway.get(&format!("/api/v1/runs/{run}"));
-    assert_eq!(of_rest["status"], "running", "{of_rest}");
-    agent.exit(0);
-    let complete = client.expect_complete(&run);
-    assert_eq!((&complete.json["reason"], complete.seq()), (&json!("agent_exited"), Some(2)));
-}
-
-#[test]
-fn a_program_that_is_missing_makes_a_run_that_says_so() {
-    let setup = Setup::new().provider("missing", "jsonl", &["no-such-program-anywhere"]).provider(
-        "folder",
-        "jsonl",
-        &["/"],
-    );
-    let gateway = setup.start();
-    for provider in ["missing", "folder"] {
-        let session = gateway.session(provider);
-        let mut client = gateway.connect();
-        let run = client.prompt(&session, "hello");
-        let complete = client.expect_complete(&run);
-        assert_eq!(complete.json["reason"], "spawn_failed", "{}", complete.text);
-        assert_eq!(complete.json["success"], false);
-        assert!(complete.json["error"].is_string(), "it says what to do: {}", complete.text);
-        let mut checker = Checker::new();
-        of_runs(&client).iter().for_each(|frame| checker.see(frame));
-        let (_, of_rest) = gateway.get(&format!("/api/v1/runs/{run}"));
-        assert_eq!(
-            (&of_rest["status"], &of_rest["reason"]),
-            (&json!("completed"), &json!("spawn_failed"))
-        );
-        // And the session is free.
-        let again = client.prompt(&session, "again");
-        client.expect_complete(&again);
-    }
-}
-
-#[test]
 fn every_reply_echoes_its_ref() {
     let (gateway, session) = one_session();
     let mut client = gateway.connect();
@@ -803,27 +644,6 @@ fn rest_gives_the_same_log_as_the_socket() {
     assert_eq!((status, &event), (200, &last.json));
     let (_, row) = gateway.get(&format!("/api/v1/runs/{run}"));
     assert_eq!((&row["lastSeq"], &row["status"]), (&json!(seq), &json!("completed")), "I17: {row}");
-}
-
-#[test]
-fn sigterm_ends_runs_tells_clients_and_exits_0() {
-    let (mut gateway, session) = one_session();
-    let mut client = gateway.connect();
-    let (run, agent) = begin(&gateway, &mut client, &session, "long");
-    agent.say("at work");
-    client.expect_at(&run, 1);
-    gateway.signal(rustix::process::Signal::TERM);
-    client.expect("the announcement", |f| f.kind() == "server_draining");
-    let complete = client.expect_complete(&run);
-    assert_eq!(complete.json["success"], false, "{}", complete.text);
-    let reason = complete.json["reason"].as_str().unwrap_or_default().to_owned();
-    assert!(matches!(&*reason, "aborted" | "shutdown"), "{}", complete.text);
-    assert_eq!(client.read_to_end(), crate::support::client::Ended::Closed(1001));
-    assert!(gateway.wait().success());
-    assert!(!alive(agent.pid()), "I21");
-    let gateway = gateway.restart();
-    let log = gateway.replay(&session);
-    assert_eq!(log.last().map(|frame| frame.text.clone()), Some(complete.text));
 }
 
 #[test]

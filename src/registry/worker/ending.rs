@@ -6,7 +6,7 @@
 use crossbeam_channel::{never, select};
 
 use super::{Stage, Worker};
-use crate::keeper::{self, Step, Stopped};
+use crate::keeper::{self, Stopped};
 use crate::limits;
 use crate::provider::Exit;
 use crate::registry::end;
@@ -32,8 +32,8 @@ impl Worker {
         match self.stage {
             Stage::Interrupting { .. } | Stage::Stopping { .. } => {
                 let confirmed = matches!(self.stage, Stage::Stopping { confirmed: true });
-                let by_itself = stopped.step.is_none_or(|step| step == Step::CloseStdin);
-                let exit_code = i64::from(!(confirmed || by_itself));
+                // Any rung of the ladder, the close of its stdin too, is more than the interrupt.
+                let exit_code = i64::from(!confirmed && stopped.step.is_some());
                 self.append_now();
                 let end = end(Reason::Aborted, Some(exit_code), None);
                 self.session.complete(self.run, &end, now);

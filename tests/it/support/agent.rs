@@ -217,6 +217,12 @@ impl Agent {
         pid(&self.shared.lock().agents[self.index].hello)
     }
 
+    /// Its parent's: the keeper, of an agent that a gateway started.
+    pub(crate) fn parent(&self) -> u64 {
+        let state = self.shared.lock();
+        state.agents[self.index].hello["parent"].as_u64().expect("hello has a parent")
+    }
+
     /// Waits for the first line of its stdin that `fits`.
     #[track_caller]
     pub(crate) fn line(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {

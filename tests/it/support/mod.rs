@@ -40,6 +40,31 @@ pub(crate) fn let_time_pass(span: Duration) {
     eventually("time passes", || (start.elapsed() >= span).then_some(()));
 }
 
+/// A gateway with one session of a scripted agent.
+pub(crate) fn one_session() -> (Gateway, String) {
+    let gateway = Setup::with_fake().start();
+    let session = gateway.session("fake");
+    (gateway, session)
+}
+
+/// Starts a run of provider `fake` and gives its id and its agent.
+#[track_caller]
+pub(crate) fn begin(
+    gateway: &Gateway,
+    client: &mut Client,
+    session: &str,
+    content: &str,
+) -> (String, Agent) {
+    let run = client.prompt(session, content);
+    let (agent, _) = gateway.hub().prompted("fake", content);
+    (run, agent)
+}
+
+/// The frames of runs, in the order in which the client saw them.
+pub(crate) fn of_runs(client: &Client) -> Vec<Frame> {
+    client.seen.iter().filter(|frame| frame.run().is_some()).cloned().collect()
+}
+
 /// A seeded generator (splitmix64), so that random points are the same in each run.
 #[derive(Debug)]
 pub(crate) struct Random(u64);
