@@ -61,6 +61,11 @@ impl Worker {
                 self.session.complete(self.run, &end, now);
                 return;
             }
+            // Its stream may have ended before its keeper was missed.
+            if self.said_all && !self.full {
+                self.lost_without_end(now);
+                return;
+            }
             let nothing = never();
             let lines = if self.full { &nothing } else { &self.agent.lines };
             select! {
@@ -69,10 +74,7 @@ impl Worker {
                 }
                 recv(lines) -> batch => match batch {
                     Ok(batch) => self.records.extend(batch),
-                    Err(_) => {
-                        self.lost_without_end(now);
-                        return;
-                    }
+                    Err(_) => self.lines_ended(),
                 },
             }
         }

@@ -128,6 +128,8 @@ struct Worker {
     held: Option<Held>,
     /// Records that are taken and not yet folded.
     records: VecDeque<(Record, u64)>,
+    /// The stream of records has ended: what is taken is all.
+    said_all: bool,
     next_n: u64,
     recorded: VecDeque<Order>,
     sent: BTreeMap<u64, Purpose>,
@@ -186,6 +188,7 @@ impl Worker {
             offset: 0,
             held: None,
             records: VecDeque::new(),
+            said_all: false,
             next_n: 2,
             recorded: VecDeque::from([order]),
             sent: BTreeMap::new(),
@@ -271,7 +274,7 @@ impl Worker {
                 match batch {
                     Ok(batch) => self.records.extend(batch),
                     // The stream ended; the replies say how it stands.
-                    Err(_) => self.agent.lines = never(),
+                    Err(_) => self.lines_ended(),
                 }
                 true
             }
@@ -282,6 +285,11 @@ impl Worker {
                 true
             }
         }
+    }
+
+    fn lines_ended(&mut self) {
+        self.agent.lines = never();
+        self.said_all = true;
     }
 
     fn deadline(&self) -> Option<Millis> {
