@@ -220,7 +220,7 @@ impl<'a> Watch<'a> {
         for waiting in self.unacked.values_mut() {
             waiting.sent = false;
         }
-        let mut ping_at = Instant::now() + self.heartbeat;
+        let mut pinged = Instant::now();
         // With a ping on its way, the time by which something has to have come.
         let mut dead_at: Option<Instant> = None;
         loop {
@@ -251,16 +251,18 @@ impl<'a> Watch<'a> {
             if frames == 0 && dead_at.is_some_and(|dead| dead <= now) {
                 return Err(Lost::Again("no answer to a ping".to_owned()).into());
             }
-            if dead_at.is_none() && ping_at <= now {
+            // The server's greeting says how often, so this is not known before.
+            if dead_at.is_none() && pinged + self.heartbeat <= now {
                 link.send(&json!({"type": "ping"}))?;
-                ping_at = now + self.heartbeat;
+                pinged = now;
                 dead_at = Some(now + limits::CLIENT_PONG);
             }
             self.send_new(&mut link)?;
             if frames == FRAMES_PER_TURN {
                 continue;
             }
-            let timer = dead_at.unwrap_or(ping_at).min(self.options.deadline.unwrap_or(ping_at));
+            let next = dead_at.unwrap_or(pinged + self.heartbeat);
+            let timer = self.options.deadline.map_or(next, |deadline| next.min(deadline));
             if let Some(line) = self.wait(&mut link, timer)?
                 && let Some(exit) = self.line(&line)?
             {

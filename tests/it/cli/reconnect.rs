@@ -16,9 +16,9 @@ fn a_gateway_that_is_killed_and_restarted_costs_no_line_and_repeats_none() {
         let prompt = format!("round {round}");
         run(&gateway, &["send", &session, &prompt], 0);
         let agent = gateway.hub().prompted("fake", &prompt).0;
-        agent.flood(100_000, 100, "n");
-        agent.wait_sent(1 + u64::try_from(random.below(3000)).expect("small"));
-        live.out.wait(&prompt);
+        agent.flood(100_000, 100, &format!("r{round}-"));
+        // In the midst of what the watcher sees.
+        live.out.wait(&format!("\"r{round}-{}\"", random.below(3000)));
         gateway.kill();
         gateway = gateway.restart();
         // The end of that run, which nobody saw happen.

@@ -125,6 +125,7 @@ fn the_second_interrupt_of_run_leaves_the_agent_alone() {
     let gateway = Setup::with_fake().start();
     let live = Live::start(command(&gateway, &["run", "x", "-a", "fake"]));
     let agent = gateway.hub().next("fake");
+    agent.policy(&[], None, None);
     agent.ignore_signals();
     agent.say("at work");
     live.out.wait("at work");
@@ -225,6 +226,7 @@ fn the_watching_has_an_end_and_the_run_has_not() {
     let ran = live.end().expect(7);
     assert!(ran.err.contains("the run goes on"), "{}", ran.err);
     assert!(!agent.gone());
+    agent.policy(&[], None, None);
     agent.ignore_signals();
     let session = session_in(&ran.err);
     run(&gateway, &["abort", &session, "--wait", "--timeout", "100ms"], 7);
