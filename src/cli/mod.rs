@@ -20,6 +20,7 @@ pub mod serve;
 pub mod target;
 pub mod text;
 pub mod watch;
+pub mod words;
 
 use std::io::Write as _;
 use std::process::ExitCode;

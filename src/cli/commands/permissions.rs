@@ -6,8 +6,8 @@ use super::{Context, age, segment};
 use crate::cli::answer;
 use crate::cli::args::{AllowArgs, DenyArgs, PermissionsArgs};
 use crate::cli::exit::{Exit, Failure, Outcome};
-use crate::cli::render;
 use crate::cli::text::{self, Paint};
+use crate::cli::words;
 
 /// `reattach permissions`: an array of requests.
 ///
@@ -26,7 +26,7 @@ pub fn permissions(args: PermissionsArgs) -> Outcome {
         let head = format!("session {session}, {} ago", age(since));
         shown.push_str(&text::clean(&head, Paint::Plain));
         shown.push('\n');
-        shown.push_str(&render::permission(request, Paint::Plain));
+        shown.push_str(&words::permission(request, Paint::Plain));
         shown.push_str("\n\n");
     }
     if !context.screen.is_json() {

@@ -1,6 +1,7 @@
 //! The command line as a user types it: the built binary against a running gateway.
 
 mod demo;
+mod documented;
 mod errors;
 mod keyboard;
 mod reading;
