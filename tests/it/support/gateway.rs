@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Client, DEADLINE, Hub, eventually};
+use super::{Client, DEADLINE, Hub, ask_for, eventually};
 
 /// What a gateway is started with: a directory of its own, a configuration, agents.
 pub(crate) struct Setup {
@@ -132,7 +133,7 @@ impl Setup {
     #[track_caller]
     pub(crate) fn start(self) -> Gateway {
         let running = Running::start(&self);
-        Gateway { setup: self, running }
+        Gateway { running, setup: self }
     }
 
     /// Runs a gateway that is expected to refuse to serve: exit code and stderr.
@@ -170,9 +171,10 @@ fn provider(kind: &str, argv: &[String]) -> String {
 
 /// A gateway that serves.
 pub(crate) struct Gateway {
+    /// Dropped first: the process ends before its directory goes.
+    running: Running,
     /// What it was started with.
     pub(crate) setup: Setup,
-    running: Running,
 }
 
 struct Running {
@@ -180,7 +182,7 @@ struct Running {
     announced: Value,
     token: String,
     stderr: Arc<Mutex<String>>,
-    reader: Option<JoinHandle<()>>,
+    reader: JoinHandle<()>,
 }
 
 impl Running {
@@ -201,24 +203,20 @@ impl Running {
         let Some(line) = line else {
             drop(child.kill());
             let status = child.wait();
-            drop(reader.join());
+            ask_for(Duration::from_secs(1), || reader.is_finished().then_some(()));
             let text = stderr.lock().unwrap_or_else(PoisonError::into_inner);
             panic!("the gateway does not serve ({status:?}); stderr:\n{text}");
         };
         let announced: Value = serde_json::from_str(&line).expect("--json prints JSON first");
         let token = fs::read_to_string(setup.data_dir().join("token")).expect("a token is made");
         let token = token.trim().to_owned();
-        Self { child, announced, token, stderr, reader: Some(reader) }
+        Self { child, announced, token, stderr, reader }
     }
 
     fn wait(&mut self) -> ExitStatus {
         let child = &mut self.child;
-        let status =
-            eventually("the gateway ends", || child.try_wait().expect("it was started here"));
-        if let Some(reader) = self.reader.take() {
-            drop(reader.join());
-        }
-        status
+        // Its stderr is not waited for: keepers that outlive it still hold that.
+        eventually("the gateway ends", || child.try_wait().expect("it was started here"))
     }
 }
 
@@ -228,9 +226,8 @@ impl Drop for Running {
         drop(self.child.kill());
         drop(self.child.wait());
         if thread::panicking() {
-            if let Some(reader) = self.reader.take() {
-                drop(reader.join());
-            }
+            let reader = &self.reader;
+            ask_for(Duration::from_secs(1), || reader.is_finished().then_some(()));
             let text = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
             let from = text.len().saturating_sub(8 << 10);
             let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
@@ -310,10 +307,10 @@ impl Gateway {
     /// Starts it again on the same data directory; the old process must have ended.
     #[track_caller]
     pub(crate) fn restart(self) -> Self {
-        let Self { setup, running } = self;
+        let Self { running, setup } = self;
         drop(running);
         let running = Running::start(&setup);
-        Self { setup, running }
+        Self { running, setup }
     }
 
     /// A client with the token.

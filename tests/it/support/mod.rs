@@ -20,24 +20,33 @@ pub(crate) use gateway::{Gateway, Setup};
 /// How long a test waits for a condition before it fails. Never a measure of speed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// The one wait helper: asks until there is an answer, and fails with `what` when `DEADLINE` has
-/// passed. All other waiting in these tests blocks on a socket or a condition variable.
-#[track_caller]
-pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+/// The one wait helper: asks until there is an answer, for at most `span`. All other waiting in
+/// these tests blocks on a socket or a condition variable.
+pub(crate) fn ask_for<T>(span: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
         if let Some(answer) = ask() {
-            return answer;
+            return Some(answer);
         }
-        assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} in vain: {what}");
+        if start.elapsed() >= span {
+            return None;
+        }
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Asks until there is an answer, and fails with `what` when `DEADLINE` has passed.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    match ask_for(DEADLINE, ask) {
+        Some(answer) => answer,
+        None => panic!("waited {DEADLINE:?} in vain: {what}"),
     }
 }
 
 /// Waits until `span` has passed: where the clock itself is the condition (retention, heartbeat).
 pub(crate) fn let_time_pass(span: Duration) {
-    let start = Instant::now();
-    eventually("time passes", || (start.elapsed() >= span).then_some(()));
+    assert!(ask_for(span, || None::<()>).is_none(), "nobody answers");
 }
 
 /// A gateway with one session of a scripted agent.
