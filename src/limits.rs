@@ -1,8 +1,8 @@
 //! Every bound and deadline, in one place, with assertions of how they hang together.
 //!
 //! What an operator may set is a field of `Limits`, with its default; what nobody should need to
-//! set is a constant. Sizes are in bytes, durations in milliseconds; `_max` is inclusive.
-//! Must not know anything else.
+//! set is a constant. Sizes are in bytes, durations in milliseconds where the type does not say;
+//! `_max` is inclusive. Must not know anything else.
 
 use std::time::Duration;
 
