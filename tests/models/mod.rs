@@ -35,6 +35,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("one_prompt_twice", starts::one_prompt_twice, 10),
     scenario("close_start_subscribe", starts::close_start_subscribe, 50),
     scenario("evict_and_start", starts::evict_and_start, 10),
+    scenario("stale_load", starts::stale_load, 50),
+    scenario("refused_edit_and_start", starts::refused_edit_and_start, 50),
     scenario("native_id_twice", starts::native_id_twice, 5),
     scenario("attach_while_appending", reading::attach_while_appending, 100),
     scenario("next_run_while_behind", reading::next_run_while_behind, 100),
