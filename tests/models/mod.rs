@@ -34,6 +34,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("two_starts", starts::two_starts, 10),
     scenario("one_prompt_twice", starts::one_prompt_twice, 10),
     scenario("close_start_subscribe", starts::close_start_subscribe, 50),
+    scenario("close_and_load", starts::close_and_load, 10),
     scenario("evict_and_start", starts::evict_and_start, 10),
     scenario("stale_load", starts::stale_load, 50),
     scenario("refused_edit_and_start", starts::refused_edit_and_start, 50),

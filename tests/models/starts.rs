@@ -77,6 +77,21 @@ pub(crate) fn close_start_subscribe() {
     assert!(world.registry.running().is_empty(), "I14: nothing begins after it");
 }
 
+/// Shutdown while somebody's subscribe loads the session from disk (I14): it ends all the same.
+pub(crate) fn close_and_load() {
+    let world = World::new();
+    world.completed();
+    world.registry.evict(LATER);
+    let closer = {
+        let world = world.clone();
+        spawn(move || world.registry.close(Mode::Abort))
+    };
+    let mut follower = Follower::subscribe(&world, From::Start).expect("the session is there");
+    follower.follow_to_the_end();
+    assert!(follower.checker.has_end_of(1), "I14: it has all of it");
+    closer.join().unwrap();
+}
+
 /// A session leaves memory while somebody sends to it: the run begins in the one that is found,
 /// and is committed (I13).
 pub(crate) fn evict_and_start() {
