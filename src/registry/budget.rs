@@ -91,3 +91,65 @@ impl Budget {
         }
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::oracle::Alarm;
+    use crate::run::change::Frame;
+    use crate::run::id::{Ordinal, Position, Seq};
+
+    const SESSION: SessionId = SessionId::from_u128(1);
+
+    fn at(seq: u64) -> Position {
+        Position::new(Ordinal(1), Seq(seq))
+    }
+
+    fn push(budget: &Budget, log: &mut Log, seq: u64, bytes: usize) {
+        let text = "x".repeat(bytes).into();
+        let before = log.bytes();
+        log.push(vec![Frame {
+            at: at(seq),
+            text,
+            mark: None,
+            whole: None,
+            group_end: true,
+            offset: 0,
+        }]);
+        budget.changed(before, log.bytes());
+    }
+
+    fn budget(total: usize) -> (Budget, Alarm) {
+        let bell = Alarm::new();
+        let limits = Limits { ring_total_bytes_max: total, ..Limits::default() };
+        (Budget::new(&limits, Waker::new(Box::new(bell.clone()))), bell)
+    }
+
+    #[test]
+    fn the_total_is_exact_and_starves_nobody_whose_log_is_durable() {
+        let (budget, _) = budget(100);
+        let mut one = Log::new(SESSION, Position::START);
+        let mut two = Log::new(SessionId::from_u128(2), Position::START);
+        push(&budget, &mut one, 0, 60);
+        assert!(budget.admits(&mut one, 1, 40), "I7: just fits");
+        assert!(!budget.admits(&mut one, 1, 41), "I7: a byte too much");
+        assert!(
+            budget.admits(&mut two, 1, 41),
+            "it has nothing that could be written to make room"
+        );
+        push(&budget, &mut one, 1, 41);
+        assert_eq!((budget.total(), budget.excess()), (101, 1));
+    }
+
+    #[test]
+    fn who_starves_is_fed_once_and_the_store_is_told() {
+        let (budget, store) = budget(100);
+        let bell = Alarm::new();
+        budget.starve(SESSION, &Waker::new(Box::new(bell.clone())));
+        assert!(store.drain(), "I4c: the store is to make room");
+        budget.feed();
+        assert!(bell.drain(), "I4c");
+        budget.feed();
+        assert!(!bell.drain());
+    }
+}

@@ -434,3 +434,284 @@ impl Log {
         }
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::oracle::Alarm;
+    use crate::run::change::{RunRow, Whole};
+    use crate::run::id::{AgentId, Millis, Ordinal, RunId, Seq};
+    use crate::sync::Arc;
+
+    const WIDE: Bounds = Bounds { frames_max: 100, bytes_max: 10_000 };
+
+    fn at(ordinal: u32, seq: u64) -> Position {
+        Position::new(Ordinal(ordinal), Seq(seq))
+    }
+
+    fn frame(at: Position, bytes: usize) -> Frame {
+        let text = "x".repeat(bytes).into();
+        Frame { at, text, mark: None, whole: None, group_end: false, offset: 0 }
+    }
+
+    /// A log with the head of run 1 and seqs 1 to `events`, ten bytes each, none durable.
+    fn log(events: u64) -> Log {
+        let mut log = Log::new(SessionId::from_u128(1), Position::START);
+        for seq in 0..=events {
+            log.push(vec![frame(at(1, seq), 10)]);
+        }
+        log
+    }
+
+    fn settle(log: &mut Log, to: Position) {
+        log.settle(to, 0).wake();
+    }
+
+    fn watcher(log: &mut Log) -> (Waker, Alarm) {
+        let bell = Alarm::new();
+        let waker = Waker::new(Box::new(bell.clone()));
+        log.watch(&waker);
+        (waker, bell)
+    }
+
+    fn positions(read: &Read) -> Vec<Position> {
+        match read {
+            Read::Frames(frames) => frames.iter().map(|(at, _)| *at).collect(),
+            other => panic!("no frames: {other:?}"),
+        }
+    }
+
+    fn frames_of(batch: &Batch) -> usize {
+        batch.items.iter().filter(|item| matches!(item, Item::Frame(_))).count()
+    }
+
+    fn run_started(ordinal: u32) -> Change {
+        Change::RunStarted(RunRow {
+            id: RunId::from_u128(ordinal.into()),
+            at: at(ordinal, 0),
+            agent: AgentId::from_u128(1),
+            origin: "user",
+            prompt_hash: [0; 32],
+            client_message_id: None,
+            started_at: Millis(0),
+            head: "head".into(),
+            title: None,
+        })
+    }
+
+    #[test]
+    fn room_is_exact_in_frames_and_in_bytes() {
+        let mut log = log(3);
+        assert!(log.make_room(2, 20, Bounds { frames_max: 6, bytes_max: 60 }), "I7: just fits");
+        assert!(!log.make_room(3, 20, Bounds { frames_max: 6, bytes_max: 100 }), "I7: a frame");
+        assert!(!log.make_room(2, 21, Bounds { frames_max: 10, bytes_max: 60 }), "I7: a byte");
+        assert_eq!(log.frames(), 4, "I8: what is not durable stays");
+        settle(&mut log, at(1, 1));
+        assert!(log.make_room(3, 20, Bounds { frames_max: 6, bytes_max: 100 }));
+        assert_eq!(log.evicted(), at(1, 0), "no more goes than must");
+    }
+
+    #[test]
+    fn a_group_beyond_the_bounds_is_admitted_once_all_is_durable() {
+        let mut log = log(3);
+        let bounds = Bounds { frames_max: 4, bytes_max: 1000 };
+        settle(&mut log, at(1, 2));
+        assert!(!log.make_room(5, 10, bounds), "I7: something waits for the store");
+        settle(&mut log, at(1, 3));
+        assert!(log.make_room(5, 10, bounds));
+        assert_eq!((log.frames(), log.bytes()), (0, 0), "I7: and it is alone then");
+    }
+
+    #[test]
+    fn a_batch_takes_whole_groups_and_stops_at_its_bound() {
+        let mut log = log(0);
+        let max = u64::try_from(limits::BATCH_FRAMES_MAX).unwrap();
+        log.push((1..=max + 5).map(|seq| frame(at(1, seq), 1)).collect());
+        log.push(vec![frame(at(1, max + 6), 1)]);
+        let batch = log.take().unwrap();
+        assert_eq!(batch.to, at(1, max + 5), "a group is never cut");
+        settle(&mut log, batch.to);
+        assert_eq!(log.take().unwrap().to, at(1, max + 6), "the next group is the next batch's");
+    }
+
+    #[test]
+    fn a_batch_is_bounded_in_bytes() {
+        let mut log = log(0);
+        for seq in 1..=6 {
+            log.push(vec![frame(at(1, seq), limits::BATCH_BYTES_MAX / 4)]);
+        }
+        let batch = log.take().unwrap();
+        assert_eq!(batch.to, at(1, 4));
+    }
+
+    #[test]
+    fn changes_are_taken_in_their_place() {
+        let mut log = log(0);
+        settle(&mut log, at(1, 0));
+        let first = log.record(Change::Nothing);
+        log.push(vec![frame(at(1, 1), 1)]);
+        let second = log.record(Change::SessionDeleted);
+        let batch = log.take().unwrap();
+        let shape: Vec<_> = batch.items.iter().map(|item| matches!(item, Item::Frame(_))).collect();
+        assert_eq!(shape, [false, true, false]);
+        assert_eq!((batch.ticket, first), (second, second - 1));
+    }
+
+    #[test]
+    fn a_runs_row_waits_for_its_head() {
+        let mut log = log(0);
+        let max = u64::try_from(limits::BATCH_FRAMES_MAX).unwrap();
+        for seq in 1..max {
+            log.push(vec![frame(at(1, seq), 1)]);
+        }
+        log.record(run_started(2));
+        log.push(vec![frame(at(2, 0), 1)]);
+        let batch = log.take().unwrap();
+        assert_eq!(frames_of(&batch), limits::BATCH_FRAMES_MAX);
+        assert_eq!(batch.items.len(), limits::BATCH_FRAMES_MAX, "the row is not taken alone");
+        settle(&mut log, batch.to);
+        let batch = log.take().unwrap();
+        assert!(matches!(batch.items[0], Item::Change(_)), "the row, then its head");
+        assert_eq!((batch.items.len(), batch.to), (2, at(2, 0)));
+    }
+
+    #[test]
+    fn eviction_takes_what_is_durable_and_due_and_nothing_else() {
+        let mut log = log(3);
+        log.evict(at(1, 3));
+        assert_eq!(log.frames(), 4, "I8: nothing is durable");
+        settle(&mut log, at(1, 2));
+        log.evict(at(1, 1));
+        assert_eq!((log.frames(), log.evicted()), (2, at(1, 1)));
+        assert_eq!(log.trim(1), 10, "a whole frame");
+        assert_eq!(log.trim(usize::MAX), 0, "I8: the last one is not durable");
+        assert_eq!((log.frames(), log.bytes(), log.evicted()), (1, 10, at(1, 2)));
+    }
+
+    #[test]
+    fn a_read_gives_at_least_one_frame_and_keeps_to_its_budget() {
+        let mut log = log(4);
+        let (waker, _) = watcher(&mut log);
+        settle(&mut log, at(1, 3));
+        assert_eq!(positions(&log.read(Position::START, 0, &waker)), [at(1, 0)]);
+        assert_eq!(positions(&log.read(at(1, 0), 20, &waker)), [at(1, 1), at(1, 2)]);
+        assert_eq!(positions(&log.read(at(1, 0), 29, &waker)), [at(1, 1), at(1, 2)]);
+        let durable = [at(1, 1), at(1, 2), at(1, 3)];
+        assert_eq!(positions(&log.read(at(1, 0), 10_000, &waker)), durable, "I8");
+        assert!(matches!(log.read(at(1, 3), 10_000, &waker), Read::CaughtUp));
+    }
+
+    #[test]
+    fn what_memory_does_not_hold_is_said() {
+        let mut log = log(2);
+        let (waker, _) = watcher(&mut log);
+        settle(&mut log, at(1, 2));
+        log.evict(at(1, 1));
+        let evicted = |read| matches!(read, Read::Evicted { to } if to == at(1, 1));
+        assert!(evicted(log.read(at(1, 0), 100, &waker)));
+        assert!(evicted(log.read(Position::before_run(Ordinal(1)), 100, &waker)));
+        assert_eq!(positions(&log.read(at(1, 1), 100, &waker)), [at(1, 2)]);
+    }
+
+    #[test]
+    fn a_reader_is_woken_once_and_only_when_durable_rises() {
+        let mut log = log(1);
+        let (waker, bell) = watcher(&mut log);
+        settle(&mut log, at(1, 0));
+        assert!(!bell.drain(), "it was not armed: it reads first");
+        assert!(matches!(log.read(at(1, 0), 100, &waker), Read::CaughtUp));
+        let ticket = log.record(Change::Nothing);
+        log.settle(at(1, 0), ticket).wake();
+        assert!(!bell.drain(), "I8: nothing more can be seen");
+        settle(&mut log, at(1, 1));
+        assert!(bell.drain(), "I4c");
+        waker.take();
+        log.push(vec![frame(at(1, 2), 1)]);
+        settle(&mut log, at(1, 2));
+        assert!(!bell.drain(), "it has not read since");
+    }
+
+    #[test]
+    fn a_reader_without_a_slot_is_not_told_to_wait() {
+        let mut log = log(0);
+        let waker = Waker::new(Box::new(Alarm::new()));
+        settle(&mut log, at(1, 0));
+        assert_eq!(positions(&log.read(Position::START, 100, &waker)), [at(1, 0)]);
+        assert!(matches!(log.read(at(1, 0), 100, &waker), Read::Ended), "I4c");
+    }
+
+    #[test]
+    fn a_closed_log_ends_when_all_of_it_is_durable() {
+        let mut log = log(0);
+        let (waker, bell) = watcher(&mut log);
+        log.close().wake();
+        assert!(matches!(log.read(Position::START, 100, &waker), Read::CaughtUp), "I14: drain");
+        log.reject().wake();
+        assert!(bell.drain(), "I4c: what is left is all there is");
+        assert!(matches!(log.read(Position::START, 100, &waker), Read::Ended));
+    }
+
+    #[test]
+    fn a_refusal_frees_positions_and_rejects_what_was_not_settled() {
+        let mut log = log(1);
+        let kept = log.record(Change::Nothing);
+        log.settle(at(1, 1), kept).wake();
+        log.push(vec![frame(at(1, 2), 7)]);
+        let lost = log.ticket();
+        assert_eq!(log.settled(lost), Settled::Waiting);
+        log.reject().wake();
+        assert_eq!((log.settled(kept), log.settled(lost)), (Settled::Committed, Settled::Rejected));
+        assert_eq!((log.end(), log.bytes()), (at(1, 1), 20));
+        log.push(vec![frame(at(1, 2), 1)]);
+        let next = log.ticket();
+        assert_eq!(log.settled(next), Settled::Waiting, "a new ticket is a new one");
+        log.settle(at(1, 2), next).wake();
+        assert_eq!((log.settled(lost), log.settled(next)), (Settled::Rejected, Settled::Committed));
+        assert_eq!(log.settled(log.settled_ticket() + 1), Settled::Waiting);
+        let refused = log.refuse();
+        assert_eq!(log.settled(refused), Settled::Rejected, "nothing will take it to disk");
+        assert!(!log.has_undurable());
+    }
+
+    #[test]
+    fn asking_again_costs_no_memory() {
+        let mut log = log(0);
+        let ticket = log.ticket();
+        assert_eq!(log.ticket(), ticket, "I7: nothing was appended since");
+        log.push(vec![frame(at(1, 1), 1)]);
+        assert_eq!(log.ticket(), ticket + 1);
+        let waker = Waker::new(Box::new(Alarm::new()));
+        for _ in 0..3 {
+            assert_eq!(log.wake_when_settled(ticket, &waker), Settled::Waiting);
+        }
+        assert_eq!(log.waiting.len(), 1, "I7");
+        log.unwatch(&waker);
+        assert!(log.is_watched(), "it still waits for its ticket");
+        log.stop_waiting(&waker);
+        assert!(!log.is_watched());
+    }
+
+    #[test]
+    fn the_whole_of_a_cut_event_leaves_memory_with_its_commit() {
+        let mut log = log(0);
+        let mut cut = frame(at(1, 1), 10);
+        cut.whole = Some(Arc::new(Whole { json: vec![b'x'; 500] }));
+        log.push(vec![cut]);
+        assert_eq!(log.bytes(), 520, "I7: it weighs until then");
+        settle(&mut log, at(1, 1));
+        assert_eq!(log.bytes(), 20, "I7");
+        assert!(log.make_room(1, 1, WIDE));
+    }
+
+    #[test]
+    #[should_panic(expected = "I2")]
+    fn a_hole_is_refused() {
+        log(0).push(vec![frame(at(1, 2), 1)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "I8")]
+    fn what_was_not_appended_is_not_durable() {
+        settle(&mut log(0), at(1, 1));
+    }
+}

@@ -479,3 +479,207 @@ impl PermissionState {
         matches!(self, Self::Answered { state: AnswerState::Recorded, .. })
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::run::change::RunEnd;
+    use crate::run::event::{ByKind, Complete, Reason};
+
+    const RETENTION: i64 = 100;
+
+    fn at(ordinal: u32, seq: u64) -> Position {
+        Position::new(Ordinal(ordinal), Seq(seq))
+    }
+
+    fn run(ordinal: u32) -> Run {
+        Run {
+            id: RunId::from_u128(ordinal.into()),
+            ordinal: Ordinal(ordinal),
+            agent: AgentId::from_u128(1),
+            started_at: Millis(0),
+            last_seq: Seq(0),
+            phase: Phase::Running { abort: None },
+            open_tools: Vec::new(),
+        }
+    }
+
+    fn frame(at: Position, mark: Option<Mark>) -> Frame {
+        let (text, mark) = ("{}".into(), mark.map(Box::new));
+        Frame { at, text, mark, whole: None, group_end: true, offset: 0 }
+    }
+
+    fn ended(now: i64) -> Mark {
+        let complete = Complete {
+            exit_code: None,
+            success: true,
+            aborted: false,
+            reason: Reason::Finished,
+            error: None,
+            by: None,
+            usage: None,
+            duration_ms: 0,
+            extra: serde_json::Map::new(),
+        };
+        Mark::Complete(Box::new(RunEnd { at: Millis(now), complete }))
+    }
+
+    fn by() -> By {
+        By { kind: ByKind::Api, name: "a".into() }
+    }
+
+    fn request() -> RequestId {
+        RequestId("q".into())
+    }
+
+    fn asked() -> Mark {
+        Mark::PermissionOpened { request: request(), received_at: Millis(5) }
+    }
+
+    fn answered(state: AnswerState) -> Mark {
+        Mark::PermissionAnswered { request: request(), decision: Decision::Allow, state, by: by() }
+    }
+
+    /// Run 1 ended at 1000 with seq 1, run 2 runs and has only its head.
+    fn two_runs() -> Runs {
+        let mut runs = Runs::default();
+        runs.begin(run(1));
+        runs.appended(&frame(at(1, 1), Some(ended(1000))));
+        runs.begin(run(2));
+        runs
+    }
+
+    #[test]
+    fn a_run_is_due_at_its_own_deadline_and_not_before() {
+        let runs = two_runs();
+        let due = |now: i64, durable| runs.due(durable, Millis(now), RETENTION);
+        assert_eq!(due(1099, at(2, 0)), (None, Some(Millis(1100))), "I13");
+        assert_eq!(due(1100, at(2, 0)), (Some(at(1, 1)), None), "I13");
+        let (none, again) = due(1100, at(1, 0));
+        assert_eq!(none, None, "I8: its end is not durable");
+        assert!(again > Some(Millis(1100)), "a timer is set for later");
+    }
+
+    #[test]
+    fn the_newest_durable_run_is_not_forgotten() {
+        let mut runs = two_runs();
+        runs.forget(at(1, 1), at(1, 1));
+        assert_eq!(runs.statement(at(1, 1)).run, Some(RunId::from_u128(1)), "I17");
+        runs.forget(at(1, 1), at(2, 0));
+        assert!(runs.get(RunId::from_u128(1)).is_none());
+        assert_eq!(runs.next_ordinal(), Ordinal(3));
+    }
+
+    #[test]
+    fn a_statement_speaks_of_what_is_durable() {
+        let runs = two_runs();
+        let said = |durable| {
+            let statement = runs.statement(durable);
+            (
+                statement.run.map(|run| run.to_string().pop()),
+                statement.is_processing,
+                statement.last_seq,
+            )
+        };
+        assert_eq!(said(Position::START), (None, false, Seq(0)), "I17");
+        assert_eq!(said(at(1, 0)), (Some(Some('1')), true, Seq(0)), "I17");
+        assert_eq!(said(at(1, 1)), (Some(Some('1')), false, Seq(1)), "I17");
+        assert_eq!(said(at(2, 0)), (Some(Some('2')), true, Seq(0)), "I17");
+    }
+
+    #[test]
+    fn the_first_wish_to_abort_counts_and_names_its_run() {
+        let mut runs = two_runs();
+        assert_eq!(runs.ask_abort(RunId::from_u128(1), &by()), None, "I6: it has ended");
+        assert_eq!(runs.ask_abort(RunId::from_u128(2), &by()), Some(true));
+        assert_eq!(runs.ask_abort(RunId::from_u128(2), &by()), Some(false));
+        assert_eq!(runs.running().and_then(Run::abort), Some(&by()));
+    }
+
+    #[test]
+    fn a_refined_tool_call_is_closed_once() {
+        let mut runs = two_runs();
+        let tool = || Some(Mark::ToolOpened("t".into()));
+        runs.appended(&frame(at(2, 1), tool()));
+        runs.appended(&frame(at(2, 2), tool()));
+        assert_eq!(runs.closing(RunId::from_u128(2)).unwrap().open_tools, ["t"]);
+        runs.appended(&frame(at(2, 3), Some(Mark::ToolClosed("t".into()))));
+        assert!(runs.closing(RunId::from_u128(2)).unwrap().open_tools.is_empty());
+    }
+
+    #[test]
+    fn a_settled_request_leaves_memory_once_that_is_durable() {
+        let mut runs = two_runs();
+        runs.appended(&frame(at(2, 1), Some(asked())));
+        runs.settled(at(2, 1));
+        assert_eq!(runs.statement(at(2, 1)).pending.len(), 1, "I17: it waits");
+        runs.appended(&frame(at(2, 2), Some(answered(AnswerState::Recorded))));
+        assert_eq!(runs.statement(at(2, 1)).pending.len(), 1, "I17: as far as the disk knows");
+        runs.settled(at(2, 2));
+        assert!(runs.statement(at(2, 2)).pending.is_empty());
+        let closing = runs.closing(RunId::from_u128(2)).unwrap();
+        assert_eq!(closing.undelivered.len(), 1, "I20: the agent does not have it yet");
+        runs.appended(&frame(at(2, 3), Some(answered(AnswerState::Delivered))));
+        runs.settled(at(2, 3));
+        assert!(runs.permission(&request()).is_none(), "I7");
+    }
+
+    #[test]
+    fn what_is_left_open_is_closed_by_its_own_runs_end() {
+        let mut runs = two_runs();
+        runs.appended(&frame(at(2, 1), Some(asked())));
+        let closing = runs.closing(RunId::from_u128(2)).unwrap();
+        assert_eq!((closing.open_permissions, closing.next), (vec![request()], Seq(2)));
+        assert!(runs.closing(RunId::from_u128(1)).is_none(), "I1");
+        runs.appended(&frame(at(2, 2), Some(Mark::PermissionCancelled(request()))));
+        runs.appended(&frame(at(2, 3), Some(ended(1))));
+        runs.begin(run(3));
+        assert!(runs.closing(RunId::from_u128(3)).unwrap().open_permissions.is_empty(), "I6");
+    }
+
+    #[test]
+    fn a_refusal_leaves_what_the_disk_has() {
+        let mut runs = two_runs();
+        let message = |name: &str| ClientMessageId(name.into());
+        runs.remember(message("kept"), RunId::from_u128(1), [1; 32], 4);
+        runs.remember(message("lost"), RunId::from_u128(2), [2; 32], 5);
+        runs.appended(&frame(at(2, 1), Some(asked())));
+        let mut newest = run(1);
+        newest.last_seq = Seq(1);
+        newest.phase = Phase::Completed { at: at(1, 1), ended_at: Millis(1000) };
+        runs.roll_back(Some(newest), Vec::new(), 4);
+        assert_eq!(runs.next_ordinal(), Ordinal(2), "I6: its place is free again");
+        assert!(runs.running().is_none() && runs.permission(&request()).is_none());
+        assert!(runs.find_accepted(&message("kept")).is_some(), "I19");
+        assert!(runs.find_accepted(&message("lost")).is_none(), "it was not accepted after all");
+    }
+
+    #[test]
+    fn accepted_prompts_are_bounded() {
+        let mut runs = Runs::default();
+        for n in 0..=limits::RECENT_MESSAGES_MAX {
+            let id = ClientMessageId(n.to_string());
+            runs.remember(id, RunId::from_u128(n as u128), [0; 32], 0);
+        }
+        assert_eq!(runs.accepted.len(), limits::RECENT_MESSAGES_MAX, "I7");
+        assert!(runs.find_accepted(&ClientMessageId("0".into())).is_none());
+        assert!(runs.find_accepted(&ClientMessageId("1".into())).is_some());
+    }
+
+    #[test]
+    #[should_panic(expected = "I3")]
+    fn nothing_follows_the_end() {
+        let mut runs = Runs::default();
+        runs.begin(run(1));
+        runs.appended(&frame(at(1, 1), Some(ended(1))));
+        runs.appended(&frame(at(1, 2), None));
+    }
+
+    #[test]
+    #[should_panic(expected = "I5")]
+    fn two_runs_do_not_run() {
+        let mut runs = Runs::default();
+        runs.begin(run(1));
+        runs.begin(run(2));
+    }
+}

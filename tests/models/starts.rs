@@ -1,7 +1,9 @@
 //! Who may begin a run, and what may not.
 
+use reattach::oracle::Fault;
 use reattach::registry::{From, Mode, RefusalCode, Registry};
 use reattach::run::id::{NativeId, Seq, SessionId};
+use reattach::run::log::Settled;
 use reattach::sync::Arc;
 
 use super::world::{Follower, LATER, NOW, S, World, append, by, complete, spawn};
@@ -75,6 +77,21 @@ pub(crate) fn close_start_subscribe() {
     assert!(world.registry.running().is_empty(), "I14: nothing begins after it");
 }
 
+/// Shutdown while somebody's subscribe loads the session from disk (I14): it ends all the same.
+pub(crate) fn close_and_load() {
+    let world = World::new();
+    world.completed();
+    world.registry.evict(LATER);
+    let closer = {
+        let world = world.clone();
+        spawn(move || world.registry.close(Mode::Abort))
+    };
+    let mut follower = Follower::subscribe(&world, From::Start).expect("the session is there");
+    follower.follow_to_the_end();
+    assert!(follower.checker.has_end_of(1), "I14: it has all of it");
+    closer.join().unwrap();
+}
+
 /// A session leaves memory while somebody sends to it: the run begins in the one that is found,
 /// and is committed (I13).
 pub(crate) fn evict_and_start() {
@@ -95,6 +112,59 @@ pub(crate) fn evict_and_start() {
     world.settle();
     let checker = world.check_disk();
     assert_eq!(checker.facts().len(), 6, "two heads, two events, two ends");
+}
+
+/// A session is loaded while another thread loads it, runs a run in it and lets it leave memory
+/// again: what was read before that is not taken for the session (I6).
+pub(crate) fn stale_load() {
+    let world = World::new();
+    world.completed();
+    world.registry.evict(LATER);
+    assert!(world.registry.in_memory(S).is_none(), "I13: nobody needs it");
+    let other = {
+        let world = world.clone();
+        spawn(move || {
+            let Ok(run) = world.send("b") else { return };
+            let session = world.registry.in_memory(S).expect("I13: it has a running run");
+            complete(&session, run);
+            world.settle();
+            world.registry.evict(LATER);
+        })
+    };
+    let sent = world.send("c");
+    other.join().unwrap();
+    if let Ok(run) = sent {
+        let session = world.registry.in_memory(S).expect("I13: it has a running run");
+        assert_eq!(session.running(), Some(run), "I5: the one that was accepted");
+        complete(&session, run);
+    }
+    // The disk asserts that runs follow each other.
+    world.settle();
+}
+
+/// The store will not have a session's change, so that it leaves memory, while somebody sends to
+/// it: a prompt that is accepted runs in the session that is found from then on.
+pub(crate) fn refused_edit_and_start() {
+    let world = World::new();
+    world.session(S);
+    world.disk.fail_next([Some(Fault::Constraint), Some(Fault::Constraint)]);
+    assert!(world.registry.edit_session(S, Some("new".into()), None, NOW).is_ok());
+    let sender = {
+        let world = world.clone();
+        spawn(move || world.send_as("a", None).map(|accepted| accepted.pending))
+    };
+    world.settle();
+    let pending = sender.join().unwrap().expect("nothing stands against it");
+    world.settle();
+    let began = world.disk.runs(S).len();
+    match pending.settled() {
+        Settled::Committed => assert_eq!(began, 1, "I8: committed is on disk"),
+        // It was in the same refused rows.
+        Settled::Rejected => assert_eq!(began, 0, "what was rejected is not there"),
+        Settled::Waiting => panic!("I4c: nobody will ever settle it"),
+    }
+    let title = world.disk.row(S).and_then(|row| row.title);
+    assert_eq!(title.as_deref(), Some("t"), "the edit was refused");
 }
 
 /// Two sessions learn the same native id: one keeps it, and the disk never has to refuse the
