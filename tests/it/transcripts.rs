@@ -46,7 +46,7 @@ fn names() -> Vec<String> {
         })
         .collect();
     names.sort();
-    assert!(names.len() >= 46, "transcripts are missing: {names:?}");
+    assert!(names.len() >= 49, "transcripts are missing: {names:?}");
     names
 }
 
@@ -329,7 +329,11 @@ fn every_line_is_in_the_table_and_gives_what_it_says() {
             }
             let kind = kind(&line.raw);
             let Some(row) = TABLE.iter().find(|row| row.line == kind) else {
-                wrong.insert(format!("{name}: {kind} is not in the table"));
+                // Only a transcript that was made to show it has lines that nobody knows.
+                let kept = outputs.iter().any(|output| word(output) == "raw");
+                if !kept || !name.starts_with(HANDMADE) {
+                    wrong.insert(format!("{name}: {kind} is not in the table"));
+                }
                 continue;
             };
             for word in outputs.iter().map(word) {
@@ -368,13 +372,14 @@ fn every_line_is_in_the_table_and_gives_what_it_says() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The native id put into every object, under both of its names.
+/// The native id put into every object, under names that Claude uses.
 fn taint(value: &mut Value) {
     match value {
         Value::Object(object) => {
             object.values_mut().for_each(taint);
             object.insert("session_id".into(), json!("TAINT"));
             object.insert("sessionId".into(), json!("TAINT"));
+            object.insert("new_conversation_id".into(), json!("TAINT"));
         }
         Value::Array(items) => items.iter_mut().for_each(taint),
         _ => {}

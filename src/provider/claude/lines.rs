@@ -34,7 +34,11 @@ pub const TABLE: &[Row] = &[
         &["error", "text"],
         "an `error` if marked as one; else the answer to a slash command, which the CLI gave itself",
     ),
-    seen("assistant/text", &["stream_end", "text"], "the preview ends before the finished block"),
+    seen(
+        "assistant/text",
+        &["stream_end", "text", "raw*"],
+        "the preview ends before the finished block; `raw` as well if it has citations, which no field has room for",
+    ),
     seen(
         "assistant/thinking",
         &["stream_end", "thinking"],
@@ -46,7 +50,11 @@ pub const TABLE: &[Row] = &[
         &["tool_result*"],
         "as any block with a `tool_use_id`",
     ),
-    told("auth_status", &["status info*"], "concerns the account, not the turn"),
+    told(
+        "auth_status",
+        &["status info*", "error*"],
+        "`status` for what signing in prints, which concerns the account; `error` if it failed",
+    ),
     seen(
         "command_lifecycle",
         &[],
@@ -59,7 +67,12 @@ pub const TABLE: &[Row] = &[
     seen(
         "control_response/success",
         &[],
-        "an acknowledgement; what it changed comes as a line of its own",
+        "an acknowledgement: a changed mode comes as a line of its own, a changed model does not, but `set_model` we never send; what an interrupt left queued we know, having written it",
+    ),
+    told(
+        "conversation_reset",
+        &["native_id*", "status info*"],
+        "after `/clear`, say: the conversation goes on under another id",
     ),
     told("keep_alive", &[], "says nothing"),
     told("prompt_suggestion", &[], "a guess at what the person may say next"),
@@ -70,8 +83,8 @@ pub const TABLE: &[Row] = &[
     ),
     seen(
         "result",
-        &["turn_started", "stream_end*", "text*", "status usage", "turn_ended"],
-        "`text` only if it stands nowhere else; nothing at the end of a turn that the agent began inside a prompt's turn; `turn_started` if the process failed before its first turn",
+        &["turn_started", "stream_end*", "text*", "error*", "status usage", "turn_ended"],
+        "`text` only if it stands nowhere else; at the end of a turn that the agent began inside a prompt's turn nothing but an `error` if it failed; `turn_started` if the process failed before its first turn",
     ),
     seen(
         "stream_event/content_block_delta/input_json_delta",
@@ -81,7 +94,11 @@ pub const TABLE: &[Row] = &[
     seen("stream_event/content_block_delta/signature_delta", &[], "for the provider only"),
     seen("stream_event/content_block_delta/text_delta", &["stream_delta"], ""),
     seen("stream_event/content_block_delta/thinking_delta", &["stream_delta"], ""),
-    told("stream_event/content_block_delta/citations_delta", &[], "no event has room for it"),
+    told(
+        "stream_event/content_block_delta/citations_delta",
+        &[],
+        "the finished block has them, see `assistant/text`",
+    ),
     seen(
         "stream_event/content_block_start",
         &["stream_delta*"],
@@ -98,7 +115,11 @@ pub const TABLE: &[Row] = &[
         &["stream_end*"],
         "names the blocks to come; ends what an abandoned message left open",
     ),
-    seen("stream_event/message_stop", &["stream_end*"], "only if a block was left open"),
+    seen(
+        "stream_event/message_stop",
+        &["stream_end*"],
+        "only if a block was left open; `abandoned_blocks` (see *Text and previews*) adds nothing",
+    ),
     told("stream_event/ping", &[], "says nothing"),
     seen("system/api_retry", &["status retrying"], "the turn goes on"),
     seen("system/background_tasks_changed", &[], "the same tasks come one by one"),
@@ -107,14 +128,35 @@ pub const TABLE: &[Row] = &[
         &["status info*"],
         "the conversation's history changed, not its course",
     ),
+    told(
+        "system/hook_progress",
+        &["status info*"],
+        "what a program of the person's own has printed so far",
+    ),
     told("system/hook_response", &["status info*"], "a program of the person's own ran"),
     told("system/hook_started", &["status info*"], "a program of the person's own runs"),
+    told(
+        "system/informational",
+        &["status info*", "error*"],
+        "a banner of the CLI's (why a hook blocked a prompt, say); an `error` if the turn stops at it",
+    ),
     seen(
         "system/init",
         &["turn_started", "native_id", "status model", "status mode"],
         "each turn begins with it; its lists of tools and commands are for another page",
     ),
     told("system/local_command_output", &["text*"], "the answer to a slash command"),
+    told(
+        "system/model_refusal_fallback",
+        &["status info*", "status model*"],
+        "another model answers; `status model` unless only a subagent's does",
+    ),
+    told(
+        "system/model_refusal_no_fallback",
+        &["error*"],
+        "the model declined and no other answers",
+    ),
+    told("system/notification", &["status info*"], "a banner of the CLI's"),
     told(
         "system/permission_denied",
         &["status info*"],

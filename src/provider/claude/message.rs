@@ -21,6 +21,9 @@ impl Claude {
             return self.synthetic(line, parent, out);
         }
         let id = field::text(message, "id").unwrap_or_default();
+        if parent.is_none() {
+            self.meter.message_came(id, &message["usage"]);
+        }
         let mut understood = message.get("content").is_some_and(Value::is_array);
         for content in field::items(message, "content") {
             understood &= self.block(content, id, parent.as_ref(), out);
@@ -51,6 +54,8 @@ impl Claude {
                     block_id,
                     parent_tool_id,
                 }));
+                // No field has room for the sources of what is said: the whole line is kept.
+                return field::items(content, "citations").is_empty();
             }
             "thinking" => {
                 let block_id = Some(self.finish_block(speaker, message, Block::Thinking, out));
@@ -117,6 +122,9 @@ impl Claude {
             field::flag(line, "is_api_error_message") || field::text(line, "error").is_some();
         if parent.is_none() {
             self.spoke();
+            if let Some(turn) = self.turn.as_mut().filter(|_| failed) {
+                turn.complained = true;
+            }
         }
         out.push(Output::Event(if failed {
             Event::Error {

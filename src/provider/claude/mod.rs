@@ -71,6 +71,8 @@ struct Turn {
     interrupted: bool,
     /// It said something that a person can read.
     spoke: bool,
+    /// An error of the provider was shown and no end of a turn has come since.
+    complained: bool,
     /// What turns inside it consumed (background results during a user's turn).
     carried: Option<Usage>,
 }
@@ -195,15 +197,21 @@ impl Claude {
             "result" => self.result(line, out),
             "control_request" => self.asks(line, out),
             "control_cancel_request" => self.withdrawn(line, out),
-            "control_response" => permission::replied(line, out),
-            other => system::aside(other, line, out),
+            "control_response" => self.replied(line, out),
+            other => self.aside(other, line, out),
         }
     }
 
     /// Opens a turn.
     fn begin(&mut self, origin: Origin, out: &mut Vec<Output>) {
         self.turns += 1;
-        self.turn = Some(Turn { origin, interrupted: false, spoke: false, carried: None });
+        self.turn = Some(Turn {
+            origin,
+            interrupted: false,
+            spoke: false,
+            complained: false,
+            carried: None,
+        });
         out.push(Output::TurnStarted(origin));
     }
 

@@ -6,15 +6,21 @@
 
 use serde_json::Value;
 
-/// The keys under which Claude names its session.
-const KEYS: [&str; 2] = ["session_id", "sessionId"];
+use crate::provider::NATIVE_ID_KEYS;
+
+/// Keys of Claude's own under which a session is named, beside those that agents share.
+const KEYS: [&str; 2] = ["new_conversation_id", "newConversationId"];
+
+fn is_key(key: &str) -> bool {
+    NATIVE_ID_KEYS.contains(&key) || KEYS.contains(&key)
+}
 
 /// A structure without native-id keys, at any depth.
 pub(super) fn strip(value: &Value) -> Value {
     match value {
         Value::Object(map) => map
             .iter()
-            .filter(|(key, _)| !KEYS.contains(&key.as_str()))
+            .filter(|(key, _)| !is_key(key))
             .map(|(key, value)| (key.clone(), strip(value)))
             .collect(),
         Value::Array(items) => items.iter().map(strip).collect(),
@@ -26,15 +32,13 @@ pub(super) fn strip(value: &Value) -> Value {
 pub(super) fn blank(text: &str) -> String {
     let mut done = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find("\"session") {
-        let tail = &rest[at + "\"session".len()..];
+    while let Some(at) = rest.find('"') {
+        let tail = &rest[at + 1..];
         let value = tail
-            .strip_prefix("_id\"")
-            .or_else(|| tail.strip_prefix("Id\""))
-            .map(str::trim_start)
-            .and_then(|tail| tail.strip_prefix(':'))
-            .map(str::trim_start)
-            .and_then(|tail| tail.strip_prefix('"'));
+            .split_once('"')
+            .filter(|(key, _)| is_key(key))
+            .and_then(|(_, tail)| tail.trim_start().strip_prefix(':'))
+            .and_then(|tail| tail.trim_start().strip_prefix('"'));
         // Everything up to the value's first character, or up to the end of what was found.
         let from = value.unwrap_or(tail);
         done.push_str(&rest[..rest.len() - from.len()]);

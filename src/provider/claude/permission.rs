@@ -1,7 +1,7 @@
 //! Permission requests and their answers, and the other control messages.
 //!
 //! The CLI suggests what "always" could mean: rules to save, directories to add, a mode to switch
-//! to. Each is a choice of its own with its rule as text; nobody's click stands for all of them.
+//! to. Each is a choice of its own, rules with their text; nobody's click stands for all of them.
 //! A rule can be saved for the session, or in the file that the CLI names, which the label says.
 
 use serde::{Deserialize, Serialize};
@@ -133,20 +133,39 @@ impl Claude {
             }
             return;
         }
-        // The call goes on, with the input that the answer gave it.
+        // The call goes on, with the input that the answer gave it; a plan with what was shown.
         let Asked { tool_name, tool_id: Some(tool_id), parent, .. } = asked else { return };
-        let tool_input = response.get("updatedInput").cloned().unwrap_or_default();
-        if interaction(&tool_name) == Interaction::Tool {
-            out.push(Output::Event(Event::ToolUse(ToolUse {
-                tool_id,
-                category: tool::category(&tool_name),
-                title: tool::title(&tool_input),
-                diff: tool::diff(&tool_name, &tool_input),
-                tool_name,
-                tool_input,
-                status: ToolStatus::Running,
-                parent_tool_id: parent,
-            })));
+        let plan =
+            self.plans.get(&tool_id).filter(|_| interaction(&tool_name) == Interaction::Plan);
+        let tool_input = plan.or_else(|| response.get("updatedInput")).cloned().unwrap_or_default();
+        out.push(Output::Event(Event::ToolUse(ToolUse {
+            tool_id,
+            category: tool::category(&tool_name),
+            title: tool::title(&tool_input),
+            diff: tool::diff(&tool_name, &tool_input),
+            tool_name,
+            tool_input,
+            status: ToolStatus::Running,
+            parent_tool_id: parent,
+        })));
+    }
+
+    /// The agent's reply to a request of ours: only a failure is worth a word.
+    pub(super) fn replied(&self, line: &Value, out: &mut Vec<Output>) -> bool {
+        let response = &line["response"];
+        match field::text(response, "subtype").unwrap_or_default() {
+            "success" => true,
+            "error" => {
+                let error = field::text(response, "error").unwrap_or("request refused");
+                out.push(Output::Event(Event::Error {
+                    content: self.unnamed(error, line),
+                    code: field::owned(response, "error_code"),
+                    source: ErrorSource::Agent,
+                    parent_tool_id: None,
+                }));
+                true
+            }
+            _ => false,
         }
     }
 }
@@ -206,10 +225,15 @@ impl Asked {
             return offers.into_iter().find(|offer| offer.choice.id == *id)?.update;
         }
         match answer.remember.as_ref()? {
-            Value::Bool(true) => offers.into_iter().find_map(|offer| offer.update),
+            // A tick at "remember" saves a rule about this tool; it never opens a directory or
+            // switches the mode, which says more than what was asked.
+            Value::Bool(true) => {
+                offers.into_iter().find(|offer| offer.choice.rule.is_some())?.update
+            }
             Value::String(rule) => offers
                 .into_iter()
-                .find(|offer| offer.choice.rule.as_ref() == Some(rule))
+                .filter(|offer| offer.update.is_some())
+                .find(|offer| offer.choice.rule.as_ref() == Some(rule) || offer.choice.id == *rule)
                 .map_or_else(|| self.rule(rule), |offer| offer.update),
             _ => None,
         }
@@ -263,9 +287,10 @@ fn interaction(tool: &str) -> Interaction {
 /// The choices that come from one suggestion. Those that nobody should click by the way (a mode
 /// without any questions, rules that deny, kinds that we do not know) are not offered.
 fn suggested(n: usize, suggestion: &Value, offers: &mut Vec<Offer>) {
-    let mut offer = |id: String, label: String, rule: String, update: Value| {
+    // Only rules are saved as such: directories and a mode have their words in the label alone.
+    let mut offer = |id: String, label: String, rule: Option<String>, update: Value| {
         let kind = ChoiceKind::AllowAlways;
-        let choice = Choice { id, kind, label, rule: Some(rule) };
+        let choice = Choice { id, kind, label, rule };
         offers.push(Offer { choice, update: Some(update) });
     };
     match field::text(suggestion, "type").unwrap_or_default() {
@@ -277,22 +302,21 @@ fn suggested(n: usize, suggestion: &Value, offers: &mut Vec<Offer>) {
             let mut session = suggestion.clone();
             session["destination"] = json!("session");
             let label = format!("Always allow {rule} in this session");
-            offer(format!("always_{n}"), label, rule.clone(), session);
+            offer(format!("always_{n}"), label, Some(rule.clone()), session);
             let file = field::text(suggestion, "destination").and_then(settings_file);
             if let Some(file) = file {
                 let label = format!("Always allow {rule}, saved in {file}");
-                offer(format!("always_{n}_saved"), label, rule, suggestion.clone());
+                offer(format!("always_{n}_saved"), label, Some(rule), suggestion.clone());
             }
         }
         "addDirectories" => {
             let directories: Option<Vec<&str>> =
                 field::items(suggestion, "directories").iter().map(Value::as_str).collect();
             let Some(directories) = directories.filter(|all| !all.is_empty()) else { return };
-            let rule = directories.join(", ");
             let mut session = suggestion.clone();
             session["destination"] = json!("session");
-            let label = format!("Allow, and open {rule} in this session");
-            offer(format!("directories_{n}"), label, rule, session);
+            let label = format!("Allow, and open {} in this session", directories.join(", "));
+            offer(format!("directories_{n}"), label, None, session);
         }
         "setMode" => {
             let Some(mode @ ("acceptEdits" | "plan" | "default")) = field::text(suggestion, "mode")
@@ -302,7 +326,7 @@ fn suggested(n: usize, suggestion: &Value, offers: &mut Vec<Offer>) {
             let mut session = suggestion.clone();
             session["destination"] = json!("session");
             let label = format!("Allow, and switch to mode {mode} in this session");
-            offer(format!("mode_{n}"), label, format!("mode {mode}"), session);
+            offer(format!("mode_{n}"), label, None, session);
         }
         _ => {}
     }
@@ -345,24 +369,6 @@ fn questions(input: &Value) -> Vec<Question> {
             })
         })
         .collect()
-}
-
-/// The agent's reply to a request of ours: only a failure is worth a word.
-pub(super) fn replied(line: &Value, out: &mut Vec<Output>) -> bool {
-    let response = &line["response"];
-    match field::text(response, "subtype").unwrap_or_default() {
-        "success" => true,
-        "error" => {
-            out.push(Output::Event(Event::Error {
-                content: field::text(response, "error").unwrap_or("request refused").to_owned(),
-                code: field::owned(response, "error_code"),
-                source: ErrorSource::Agent,
-                parent_tool_id: None,
-            }));
-            true
-        }
-        _ => false,
-    }
 }
 
 fn reply(request_id: &str, response: &Value) -> Write {

@@ -5,23 +5,35 @@ use serde_json::{Map, Value};
 
 use super::{Claude, field};
 use crate::provider::{Ending, Origin, Output};
-use crate::run::event::{Event, Reason, Status, StatusKind, TokenBudget, Usage};
+use crate::run::event::{ErrorSource, Event, Reason, Status, StatusKind, TokenBudget, Usage};
 
 /// What was consumed so far.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Meter {
     /// The process's total at the last `result`, in dollars.
     total_cost: f64,
-    /// What the main agent's newest message read, its context.
+    /// The main agent's newest message, as far as its usage is known.
+    message: String,
+    /// What that message read, its context.
     context: u64,
     /// What that message wrote.
     written: u64,
 }
 
 impl Meter {
-    pub(super) fn message_started(&mut self, usage: &Value) {
+    pub(super) fn message_started(&mut self, message: &str, usage: &Value) {
+        message.clone_into(&mut self.message);
         self.context = read(usage);
         self.written = field::number(usage, "output_tokens").unwrap_or_default();
+    }
+
+    /// A finished block of a message came. If the message was streamed its start and its deltas
+    /// have said more than the block, which repeats the start's counts; else only the block has
+    /// them (the retry of an abandoned message comes so).
+    pub(super) fn message_came(&mut self, message: &str, usage: &Value) {
+        if usage.is_object() && message != self.message {
+            self.message_started(message, usage);
+        }
     }
 
     pub(super) fn message_went_on(&mut self, usage: &Value) {
@@ -68,15 +80,14 @@ impl Claude {
         let usage = self.meter.since(line);
         let ours = self.turn.as_ref().is_some_and(|turn| turn.origin == Origin::User);
         if ours && by_itself(line) {
-            self.reported(usage);
+            self.reported(line, usage, out);
             return true;
         }
         self.ensure_turn(out);
         self.close_streams(out);
         let Some(turn) = self.turn.take() else { return false };
         let usage = turn.carried.into_iter().fold(usage, sum);
-        let failed = field::flag(line, "is_error")
-            || field::text(line, "subtype").is_some_and(|subtype| subtype != "success");
+        let failed = failed(line);
         let said = field::text(line, "result");
         if let Some(said) = said.filter(|_| !failed && !turn.spoke) {
             // A slash command's answer stands nowhere else.
@@ -109,11 +120,21 @@ impl Claude {
     }
 
     /// A turn that the agent began by itself ended inside a prompt's turn: it is not that one's
-    /// end, yet what it consumed belongs to it. What it said was in lines before.
-    fn reported(&mut self, usage: Usage) {
-        if let Some(turn) = &mut self.turn {
-            let carried = turn.carried.take();
-            turn.carried = Some(carried.into_iter().fold(usage, sum));
+    /// end, yet what it consumed belongs to it. What it said was in lines before, but why it
+    /// failed may stand here alone.
+    fn reported(&mut self, line: &Value, usage: Usage, out: &mut Vec<Output>) {
+        let Some(turn) = &mut self.turn else { return };
+        let carried = turn.carried.take();
+        turn.carried = Some(carried.into_iter().fold(usage, sum));
+        // An error of the API was a message of its own already, a list of errors never is.
+        let told = std::mem::take(&mut turn.complained) && errors(line).is_empty();
+        if failed(line) && !told && !turn.interrupted {
+            out.push(Output::Event(Event::Error {
+                content: self.unnamed(&failure(line), line),
+                code: None,
+                source: ErrorSource::Agent,
+                parent_tool_id: None,
+            }));
         }
     }
 
@@ -139,14 +160,25 @@ fn by_itself(line: &Value) -> bool {
     field::text(&line["origin"], "kind").is_some_and(|kind| kind != "human")
 }
 
-/// Why a turn failed, in the CLI's words.
-fn failure(line: &Value) -> String {
-    let errors: Vec<&str> = field::items(line, "errors")
+/// Errors of the API come with the subtype of a success.
+fn failed(line: &Value) -> bool {
+    field::flag(line, "is_error")
+        || field::text(line, "subtype").is_some_and(|subtype| subtype != "success")
+}
+
+/// What the CLI lists as having gone wrong.
+fn errors(line: &Value) -> Vec<&str> {
+    field::items(line, "errors")
         .iter()
         .filter_map(Value::as_str)
         // A note of the CLI to its makers.
         .filter(|error| !error.starts_with("[ede_diagnostic]"))
-        .collect();
+        .collect()
+}
+
+/// Why a turn failed, in the CLI's words.
+fn failure(line: &Value) -> String {
+    let errors = errors(line);
     if !errors.is_empty() {
         return errors.join("\n");
     }

@@ -42,7 +42,7 @@ impl Claude {
                 let message = field::owned(&event["message"], "id").unwrap_or_default();
                 self.open_message(parent.as_deref(), &message, out);
                 if parent.is_none() {
-                    self.meter.message_started(&event["message"]["usage"]);
+                    self.meter.message_started(&message, &event["message"]["usage"]);
                 }
             }
             "content_block_start" => {
@@ -76,6 +76,7 @@ impl Claude {
         let (block, content) = match field::text(delta, "type").unwrap_or_default() {
             "text_delta" => (Block::Text, field::text(delta, "text")),
             "thinking_delta" => (Block::Thinking, field::text(delta, "thinking")),
+            // The finished block has the input, and the citations.
             "input_json_delta" | "signature_delta" | "citations_delta" => return true,
             _ => return false,
         };

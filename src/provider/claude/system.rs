@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::message::working;
+use super::result::Meter;
 use super::{Claude, field, remember};
 use crate::provider::Output;
-use crate::run::event::{Event, Retry, Status, StatusKind, TaskStatus};
+use crate::run::event::{ErrorSource, Event, Retry, Status, StatusKind, TaskStatus};
 
 /// A background task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,7 +46,17 @@ impl Claude {
                 let tool = field::text(line, "tool_name").unwrap_or("a tool");
                 out.push(info(&format!("permission denied: {tool}"), line));
             }
-            "hook_started" | "hook_progress" | "hook_response" => {
+            "hook_progress" => {
+                let hook = field::text(line, "hook_name").unwrap_or("hook");
+                let printed = ["output", "stdout", "stderr"]
+                    .iter()
+                    .find_map(|key| field::text(line, key))
+                    .unwrap_or("running");
+                out.push(info(&format!("{hook}: {}", printed.trim_end()), line));
+            }
+            "informational" | "notification" => self.banner(line, out),
+            "model_refusal_fallback" | "model_refusal_no_fallback" => self.refused(line, out),
+            "hook_started" | "hook_response" => {
                 let hook = field::text(line, "hook_name").unwrap_or("hook");
                 let what = field::text(line, "outcome").or_else(|| field::text(line, "subtype"));
                 out.push(info(&format!("{hook}: {}", what.unwrap_or_default()), line));
@@ -72,15 +83,82 @@ impl Claude {
             out.push(Output::NativeId(native_id));
         }
         self.cwd = field::owned(line, "cwd").or_else(|| self.cwd.take());
-        if let Some(model) = field::owned(line, "model") {
-            out.push(Output::Event(Event::Status(Status {
-                status: StatusKind::Model,
-                text: model.clone(),
-                model: Some(model),
-                ..Status::default()
-            })));
-        }
+        out.extend(field::text(line, "model").map(model));
         mode(line, out);
+    }
+
+    /// What the CLI's own screen would show in passing. An error only if the turn stops at it.
+    fn banner(&self, line: &Value, out: &mut Vec<Output>) {
+        let said = ["content", "text"].iter().find_map(|key| field::text(line, key));
+        let said = self.unnamed(said.unwrap_or_default(), line);
+        out.push(match field::flag(line, "prevent_continuation") {
+            true => error(said, None, ErrorSource::Agent, line),
+            false => info(&said, line),
+        });
+    }
+
+    /// The model declined to answer: another one does, or nobody.
+    fn refused(&self, line: &Value, out: &mut Vec<Output>) {
+        let said = field::text(line, "content").unwrap_or("the model declined to answer");
+        let said = self.unnamed(said, line);
+        let Some(fallback) = field::text(line, "fallback_model") else {
+            let category = field::owned(line, "api_refusal_category");
+            out.push(error(said, category, ErrorSource::Provider, line));
+            return;
+        };
+        out.push(info(&said, line));
+        // A subagent's refusal leaves the session's model as it is.
+        if field::text(line, "scope") != Some("local") {
+            let back = field::text(line, "direction") == Some("revert");
+            let before = field::text(line, "original_model").filter(|_| back);
+            out.push(model(before.unwrap_or(fallback)));
+        }
+    }
+
+    /// The conversation begins anew under another id, and so do the CLI's totals.
+    fn reset(&mut self, line: &Value, out: &mut Vec<Output>) -> bool {
+        let Some(native_id) = field::owned(line, "new_conversation_id") else { return false };
+        self.meter = Meter::default();
+        self.native_id = Some(native_id.clone());
+        out.push(Output::NativeId(native_id));
+        out.push(info("the conversation was reset", line));
+        true
+    }
+
+    /// Line types that say little; false if it is none of them.
+    pub(super) fn aside(&mut self, kind: &str, line: &Value, out: &mut Vec<Output>) -> bool {
+        match kind {
+            "tool_progress" => {
+                let tool = field::text(line, "tool_name").unwrap_or("tool");
+                let seconds = line["elapsed_time_seconds"].as_f64().unwrap_or_default();
+                let text = format!("{tool} has been running for {seconds:.0} s");
+                out.push(Output::Event(working(text, field::parent(line))));
+            }
+            "tool_use_summary" => {
+                out.push(info(field::text(line, "summary").unwrap_or_default(), line));
+            }
+            "auth_status" => self.signing_in(line, out),
+            "rate_limit_event" => rate_limit(&line["rate_limit_info"], line, out),
+            "conversation_reset" => return self.reset(line, out),
+            "command_lifecycle" | "keep_alive" | "prompt_suggestion" => {}
+            _ => return false,
+        }
+        true
+    }
+
+    /// How signing in goes: what it prints (where to sign in, say), and what went wrong.
+    fn signing_in(&self, line: &Value, out: &mut Vec<Output>) {
+        let printed: Vec<&str> =
+            field::items(line, "output").iter().filter_map(Value::as_str).collect();
+        let failed = field::text(line, "error");
+        if !printed.is_empty() {
+            out.push(info(&self.unnamed(&printed.join("\n"), line), line));
+        } else if failed.is_none() {
+            out.push(info("authentication changed", line));
+        }
+        if let Some(failed) = failed {
+            out.push(error(self.unnamed(failed, line), None, ErrorSource::Provider, line));
+        }
     }
 
     fn status(&mut self, line: &Value, out: &mut Vec<Output>) {
@@ -108,37 +186,25 @@ impl Claude {
     }
 }
 
-/// Line types that say little; false if it is none of them.
-pub(super) fn aside(kind: &str, line: &Value, out: &mut Vec<Output>) -> bool {
-    match kind {
-        "tool_progress" => {
-            let tool = field::text(line, "tool_name").unwrap_or("tool");
-            let seconds = line["elapsed_time_seconds"].as_f64().unwrap_or_default();
-            let text = format!("{tool} has been running for {seconds:.0} s");
-            out.push(Output::Event(working(text, field::parent(line))));
+/// Each turn reports that there is room: only its end is news.
+fn rate_limit(limit: &Value, line: &Value, out: &mut Vec<Output>) {
+    match field::text(limit, "status") {
+        Some("allowed") | None => {}
+        Some(status) => {
+            let which = field::text(limit, "rateLimitType").unwrap_or("requests");
+            out.push(info(&format!("rate limit for {which}: {status}"), line));
         }
-        "tool_use_summary" => {
-            out.push(info(field::text(line, "summary").unwrap_or_default(), line));
-        }
-        "auth_status" => {
-            let said = field::text(line, "error").unwrap_or("authentication changed");
-            out.push(info(said, line));
-        }
-        "rate_limit_event" => {
-            let limit = &line["rate_limit_info"];
-            // Each turn reports that there is room: only its end is news.
-            match field::text(limit, "status") {
-                Some("allowed") | None => {}
-                Some(status) => {
-                    let which = field::text(limit, "rateLimitType").unwrap_or("requests");
-                    out.push(info(&format!("rate limit for {which}: {status}"), line));
-                }
-            }
-        }
-        "command_lifecycle" | "keep_alive" | "prompt_suggestion" => {}
-        _ => return false,
     }
-    true
+}
+
+/// The model that answers from here on.
+fn model(model: &str) -> Output {
+    Output::Event(Event::Status(Status {
+        status: StatusKind::Model,
+        text: model.to_owned(),
+        model: Some(model.to_owned()),
+        ..Status::default()
+    }))
 }
 
 /// The permission mode, if the line tells it.
@@ -159,6 +225,11 @@ fn info(text: &str, line: &Value) -> Output {
         parent_tool_id: field::parent(line),
         ..Status::default()
     }))
+}
+
+fn error(content: String, code: Option<String>, source: ErrorSource, line: &Value) -> Output {
+    let parent_tool_id = field::parent(line);
+    Output::Event(Event::Error { content, code, source, parent_tool_id })
 }
 
 fn retrying(line: &Value) -> Event {

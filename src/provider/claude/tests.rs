@@ -138,6 +138,8 @@ fn always_is_one_suggestion_that_somebody_chose() {
     assert_eq!(update(None, json!("Bash(touch *)")), Some(json!([session])));
     let mode = update(Some("mode_2"), Value::Null).unwrap();
     assert_eq!(mode[0]["destination"], "session", "a mode is never saved in a file");
+    assert_eq!(update(None, json!("mode_2")), Some(mode), "a choice can be remembered by its id");
+    assert_eq!(update(None, json!("allow")), None, "a choice that changes nothing is no rule");
     // A rule of one's own: for this tool only, for the session only.
     let own = update(None, json!("Bash(ls)")).unwrap();
     assert_eq!(own[0]["rules"], json!([{"toolName": "Bash", "ruleContent": "ls"}]));
@@ -146,6 +148,22 @@ fn always_is_one_suggestion_that_somebody_chose() {
     assert_eq!(update(None, json!("BashOutput")), None);
     assert_eq!(update(None, json!("Write(x)")), None);
     assert_eq!(update(None, json!({"tool": "Bash"})), None);
+}
+
+#[test]
+fn a_tick_at_remember_is_a_rule_or_nothing() {
+    let mode = json!({"type": "setMode", "mode": "acceptEdits", "destination": "session"});
+    let rule = json!({"type": "addRules", "behavior": "allow", "destination": "session",
+        "rules": [{"toolName": "Write"}]});
+    let update = |suggestions: Value| {
+        let mut claude = prompted();
+        says(&mut claude, &ask("r", "Write", json!({"file_path": "a"}), suggestions));
+        let remember = Some(json!(true));
+        let answer = Answer { request_id: "r".into(), allow: true, remember, ..Answer::default() };
+        response(&claude, answer).unwrap().get("updatedPermissions").cloned()
+    };
+    assert_eq!(update(json!([mode])), None, "one file is not all edits");
+    assert_eq!(update(json!([mode, rule])), Some(json!([rule])));
 }
 
 #[test]
@@ -258,6 +276,10 @@ fn raw_lines_lose_the_native_id_and_nothing_else() {
         raw(r#""session_id":null,"sessionId":"é"}"#),
         r#""session_id":null,"sessionId":""}"#
     );
+    assert_eq!(
+        raw(r#"{"new_conversation_id":"x","a":["sessionID",{"sessionID": "y"}]}"#),
+        r#"{"new_conversation_id":"","a":["sessionID",{"sessionID": ""}]}"#
+    );
     let capped = RecordBody::OutCapped { bytes: 99, head: br#"{"session_id":"x"#.to_vec() };
     let outputs = prompted().fold(&record(capped));
     let [Output::Event(Event::Raw { content, .. })] = &outputs[..] else { panic!("{outputs:?}") };
@@ -337,6 +359,10 @@ fn nearly() -> impl Strategy<Value = Value> {
         "setMode",
         "allow",
         "[Request interrupted by user",
+        "conversation_reset",
+        "informational",
+        "model_refusal_fallback",
+        "auth_status",
     ];
     const KEYS: &[&str] = &[
         "type",
@@ -403,6 +429,7 @@ fn nearly() -> impl Strategy<Value = Value> {
                     object.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
                 if tainted {
                     object.insert("session_id".into(), json!("TAINT"));
+                    object.insert("new_conversation_id".into(), json!("TAINT"));
                 }
                 Value::Object(object)
             }),

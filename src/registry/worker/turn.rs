@@ -73,6 +73,8 @@ pub(super) struct Turn {
     open_requests: VecDeque<RequestId>,
     /// The end of what the agent wrote to stderr.
     stderr: Vec<u8>,
+    /// What the agent last called its conversation. Kept to take it out of stderr (I10).
+    native: Option<NativeId>,
     /// What the agent did after its run's end: counted, not logged.
     pub(super) late_events: u64,
 }
@@ -87,6 +89,7 @@ impl Turn {
             closed_tools: BTreeSet::new(),
             open_requests: VecDeque::new(),
             stderr: Vec::new(),
+            native: None,
             late_events: 0,
         }
     }
@@ -121,7 +124,11 @@ impl Turn {
                 Output::PermissionGone { request_id, reason } => {
                     self.withdraw(record.at, &request_id, reason, staged);
                 }
-                Output::NativeId(id) => effects.push(Effect::Native(NativeId(id))),
+                Output::NativeId(id) => {
+                    let id = NativeId(id);
+                    self.native = Some(id.clone());
+                    effects.push(Effect::Native(id));
+                }
                 Output::Write(write) => effects.push(Effect::Reply(write)),
                 // Only the terminal of its own turn completes a run.
                 Output::TurnEnded(ending) if self.origin == Origin::User => {
@@ -144,9 +151,13 @@ impl Turn {
         self.late_events += events.count() as u64;
     }
 
-    /// The end of what the agent wrote to stderr, without terminal escapes; `None` if nothing.
+    /// The end of what the agent wrote to stderr, without terminal escapes and without the native
+    /// id that it named (I10); `None` if nothing.
     pub(super) fn stderr_tail(&self) -> Option<String> {
-        let text = strip_escapes(&String::from_utf8_lossy(&self.stderr));
+        let mut text = strip_escapes(&String::from_utf8_lossy(&self.stderr));
+        if let Some(NativeId(id)) = &self.native {
+            text = without_id(&text, id);
+        }
         let text = text.trim();
         (!text.is_empty()).then(|| text.to_owned())
     }
@@ -277,6 +288,23 @@ fn strip_escapes(text: &str) -> String {
     plain
 }
 
+/// The text with an id that stands for itself replaced. Programs choose their own ids: a short one
+/// ("7") may well be a part of some other word.
+fn without_id(text: &str, id: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(id).filter(|_| !id.is_empty()) {
+        let (before, tail) = (&rest[..at], &rest[at + id.len()..]);
+        plain.push_str(before);
+        let beside = [plain.chars().next_back(), tail.chars().next()];
+        let in_a_word = beside.into_iter().flatten().any(char::is_alphanumeric);
+        plain.push_str(if in_a_word { id } else { "(native id)" });
+        rest = tail;
+    }
+    plain.push_str(rest);
+    plain
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -338,6 +366,22 @@ mod tests {
         assert!(turn.waits());
         turn.answered(&id);
         assert!(!turn.waits());
+    }
+
+    #[test]
+    fn the_stderr_tail_does_not_name_the_native_session_i10() {
+        let tail = |id: &str, said: &str| {
+            let mut turn = turn();
+            let line = format!(r#"{{"kind":"session_created","newSessionId":"{id}"}}"#);
+            turn.fold(&out(&line), &mut VecDeque::new());
+            let body = RecordBody::Err(said.as_bytes().to_vec());
+            turn.fold(&Record { at: Millis(1), body }, &mut VecDeque::new());
+            turn.stderr_tail().expect("a tail")
+        };
+        assert_eq!(tail("n-1", "no n-1, see /s/n-1.log"), "no (native id), see /s/(native id).log");
+        assert_eq!(tail("7", "7: code 17, line 7"), "(native id): code 17, line (native id)");
+        assert_eq!(tail("\u{e9}", "\u{e9}\u{e9} \u{e9}"), "\u{e9}\u{e9} (native id)");
+        assert_eq!(tail("", "all is said"), "all is said");
     }
 
     #[test]
