@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use crate::limits;
 use crate::server::wait::{Interest, Order, Waiter};
 
+/// Read at once.
+const FILL_BYTES: usize = 2048;
+
 /// The time `ms` from now.
 pub fn after(ms: i64) -> Instant {
     Instant::now() + Duration::from_millis(ms.unsigned_abs())
@@ -34,17 +37,22 @@ pub enum Failure {
 impl Socket<'_> {
     /// Appends what comes next to `buffer`: at least one byte.
     pub fn fill(&self, buffer: &mut Vec<u8>, until: Instant, end_at: Order) -> Result<(), Failure> {
-        let mut chunk = [0_u8; 4096];
-        loop {
-            match (&mut &*self.stream).read(&mut chunk) {
-                Ok(0) => return Err(Failure::Gone),
-                Ok(count) => {
-                    buffer.extend_from_slice(&chunk[..count]);
-                    return Ok(());
+        // Not into an array: on the stack of an idle connection it would stay resident.
+        let start = buffer.len();
+        buffer.resize(start + FILL_BYTES, 0);
+        let filled = loop {
+            match (&mut &*self.stream).read(&mut buffer[start..]) {
+                Ok(0) => break Err(Failure::Gone),
+                Ok(count) => break Ok(count),
+                Err(error) => {
+                    if let Err(failure) = self.wait_after(&error, false, until, end_at) {
+                        break Err(failure);
+                    }
                 }
-                Err(error) => self.wait_after(&error, false, until, end_at)?,
             }
-        }
+        };
+        buffer.truncate(start + filled.unwrap_or(0));
+        filled.map(|_| ())
     }
 
     /// Sends all of `bytes`.
