@@ -243,6 +243,8 @@ pub const CLIENT_FRAME_BYTES_MAX: usize = 16 << 20;
 pub const DEMO_STOP: Duration = Duration::from_secs(25);
 /// The command line: how long a server that `demo` started may take to be ready.
 pub const DEMO_READY: Duration = Duration::from_secs(10);
+/// The command line: how long a server that `bench` measures may say nothing to its client.
+pub const BENCH_SILENCE: Duration = Duration::from_secs(60);
 
 const _: () = {
     assert!(EVENT_BYTES_CEILING < CLIENT_FRAME_BYTES_MAX);

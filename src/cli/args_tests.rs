@@ -26,6 +26,7 @@ fn every_command_takes_json() {
         "reattach deny p --json",
         "reattach sessions --json",
         "reattach version --json",
+        "reattach bench --json",
     ] {
         assert!(parse(line).expect(line).json(), "{line}");
     }

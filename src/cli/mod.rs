@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod args;
+pub mod bench;
 pub mod commands;
 pub mod config;
 pub mod demo_agent;
@@ -28,7 +29,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use args::{Cli, Command};
-use commands::{demo, list, logs, permissions, run as runs};
+use commands::{bench as benches, demo, list, logs, permissions, run as runs};
 use exit::{Exit, Stop};
 
 /// Runs the command that this process was started with.
@@ -58,6 +59,7 @@ pub fn run() -> ExitCode {
         Command::Permissions(args) => permissions::permissions(args),
         Command::Allow(args) => permissions::allow(args),
         Command::Deny(args) => permissions::deny(args),
+        Command::Bench(args) => benches::bench(&args),
     };
     match outcome {
         Ok(exit) => exit.into(),

@@ -15,6 +15,7 @@
 )]
 #![cfg(not(any(loom, shuttle)))]
 
+mod bench;
 mod cli;
 mod config;
 mod conformance;

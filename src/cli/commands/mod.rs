@@ -2,6 +2,7 @@
 //!
 //! Must not know sockets or how events look.
 
+pub mod bench;
 pub mod demo;
 pub mod list;
 pub mod logs;
