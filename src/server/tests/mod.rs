@@ -110,6 +110,28 @@ fn a_reply_waits_for_its_commit_and_others_overtake_it() {
 }
 
 #[test]
+fn an_ack_comes_with_its_commit_to_a_client_that_follows_nothing() {
+    let bench = Bench::new();
+    let session = bench.session();
+    let mut sender = bench.client();
+    sender.say(&send(&session, "hello"));
+    let run = bench.run();
+    sender.until("run_started");
+    let mut other = bench.client();
+    let gate = bench.store_gate.lock();
+    other.say(&json!({ "type": "chat.abort", "sessionId": session, "ref": "a" }));
+    other.say(&json!({ "type": "ping" }));
+    other.until("pong");
+    // It is asleep by now, and nothing but the commit wakes it.
+    drop(gate);
+    let ack = other.until("ack");
+    assert_eq!((&ack["type"], &ack["ref"]), (&json!("chat.abort"), &json!("a")));
+    assert_eq!(ack["runId"], run.id().to_string());
+    run.ends();
+    assert_eq!(sender.until("complete")["aborted"], true);
+}
+
+#[test]
 fn the_same_message_is_one_run_over_any_number_of_connections() {
     let bench = Bench::new();
     let session = bench.session();
