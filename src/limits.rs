@@ -82,7 +82,7 @@ pub const WRITE_BUFFER_BYTES_MAX: usize = PULL_BYTES + EVENT_BYTES_CEILING + WRI
 /// Room in the write buffer for pongs, a close and replies.
 pub const WRITE_RESERVE_BYTES: usize = 256 << 10;
 /// tungstenite's read buffer; its default of 128 KiB is the price of an idle connection.
-pub const READ_BUFFER_BYTES: usize = 4 << 10;
+pub const READ_BUFFER_BYTES: usize = 2 << 10;
 /// What a connection pulls from the feed in one turn.
 pub const PULL_BYTES: usize = 64 << 10;
 /// Client messages read in one turn.

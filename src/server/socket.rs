@@ -34,14 +34,17 @@ pub enum Failure {
 impl Socket<'_> {
     /// Appends what comes next to `buffer`: at least one byte.
     pub fn fill(&self, buffer: &mut Vec<u8>, until: Instant, end_at: Order) -> Result<(), Failure> {
-        let mut chunk = [0_u8; 4096];
+        // Not by way of the stack: a page touched there stays for the connection's life. Small at
+        // first, since most heads are; then as much again as there is.
+        let held = buffer.len();
+        let more = held.clamp(1 << 10, 64 << 10);
         loop {
-            match (&mut &*self.stream).read(&mut chunk) {
+            buffer.resize(held + more, 0);
+            let read = (&mut &*self.stream).read(&mut buffer[held..]);
+            buffer.truncate(held + read.as_ref().copied().unwrap_or(0));
+            match read {
                 Ok(0) => return Err(Failure::Gone),
-                Ok(count) => {
-                    buffer.extend_from_slice(&chunk[..count]);
-                    return Ok(());
-                }
+                Ok(_) => return Ok(()),
                 Err(error) => self.wait_after(&error, false, until, end_at)?,
             }
         }

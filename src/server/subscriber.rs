@@ -342,6 +342,10 @@ impl<T: Ticket> Subscriber<T> {
         let mut ready = self.outbox.iter().enumerate().map(|(at, reply)| (at, settled(reply)));
         let (at, outcome) = ready.find(|(_, outcome)| *outcome != Settled::Waiting)?;
         let reply = self.outbox.remove(at)?;
+        if self.outbox.is_empty() {
+            // An idle client should cost as little as it can.
+            self.outbox = VecDeque::new();
+        }
         let reference = reply.to.reference.as_deref();
         if outcome == Settled::Rejected {
             let error = "The store refused to write this; the run's end says more.".to_owned();

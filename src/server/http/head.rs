@@ -57,7 +57,8 @@ pub fn parse(buffer: &[u8], seen: usize) -> Result<Parsed, Refused> {
     if end > limits::HEAD_BYTES_MAX {
         return Err(too_large());
     }
-    let mut slots = [httparse::EMPTY_HEADER; limits::HEADERS_MAX];
+    // Not on the stack: a page touched there stays for the connection's life.
+    let mut slots = vec![httparse::EMPTY_HEADER; limits::HEADERS_MAX];
     let mut request = httparse::Request::new(&mut slots);
     match request.parse(&buffer[..end]) {
         Ok(httparse::Status::Complete(length)) if length == end => {}

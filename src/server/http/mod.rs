@@ -88,7 +88,8 @@ pub fn converse(stream: &TcpStream, waiter: &Waiter, site: &impl Site) -> Option
             Answer::WebSocket => match handshake(&request.head) {
                 Ok(accepted) => {
                     socket.send(&accepted, limits::ANSWER_MS).ok()?;
-                    return Some(Upgrade { request, leftover: buffer });
+                    // A copy of what there is: the buffer was made for heads.
+                    return Some(Upgrade { request, leftover: buffer.as_slice().into() });
                 }
                 Err(refused) => return close(&socket, End::Refused(refused)),
             },
