@@ -202,8 +202,10 @@ pub const HEAD_MS: i64 = 3000;
 pub const BODY_MS: i64 = 10_000;
 /// A connection between two requests.
 pub const KEEP_ALIVE_MS: i64 = 15_000;
-/// Writing an answer.
+/// Writing an answer, for each `ANSWER_STEP_BYTES` of it that are begun.
 pub const ANSWER_MS: i64 = 10_000;
+/// So no client has to be faster than this per `ANSWER_MS`.
+pub const ANSWER_STEP_BYTES: usize = 256 << 10;
 /// A REST request that waits for a commit.
 pub const COMMIT_WAIT_MS: i64 = 10_000;
 /// A request's head.

@@ -50,9 +50,10 @@ impl Socket<'_> {
         }
     }
 
-    /// Sends all of `bytes`.
-    pub fn send(&self, mut bytes: &[u8], within_ms: i64) -> Result<(), Failure> {
-        let until = after(within_ms);
+    /// Sends all of `bytes`, within `limits::ANSWER_MS` for each step of their length.
+    pub fn send(&self, mut bytes: &[u8]) -> Result<(), Failure> {
+        let steps = 1 + bytes.len() / limits::ANSWER_STEP_BYTES;
+        let until = after(limits::ANSWER_MS.saturating_mul(steps.try_into().unwrap_or(1)));
         while !bytes.is_empty() {
             match (&mut &*self.stream).write(bytes) {
                 Ok(0) => return Err(Failure::Gone),
@@ -100,7 +101,7 @@ impl Socket<'_> {
         }
         let mut sink = Vec::new();
         let mut budget = limits::HEAD_BYTES_MAX * 16;
-        while self.fill(&mut sink, until, Order::Drain).is_ok() {
+        while self.fill(&mut sink, until, Order::Stop).is_ok() {
             budget = budget.saturating_sub(sink.len());
             sink.clear();
             if budget == 0 {

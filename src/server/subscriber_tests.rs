@@ -305,3 +305,42 @@ fn a_client_may_say_who_it_is() {
     assert_eq!(heard(&mut client)[0]["ref"], "h");
     assert_eq!(client.by(), &By { kind: ByKind::Cli, name: "reattach-cli/1".into() });
 }
+
+/// I12: whatever comes, each request is answered, with its `ref`; the seeds of the fuzzer stand
+/// for what may come.
+#[test]
+fn every_seed_of_the_fuzzer_is_answered_with_its_ref() {
+    let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/decode");
+    for entry in std::fs::read_dir(seeds).expect("the seeds are in the repository") {
+        let path = entry.expect("a seed").path();
+        let frame = decode(&std::fs::read(&path).expect("a readable seed"));
+        let reference = frame.reference.clone();
+        let expected = match &frame.message {
+            Ok(ClientMessage::Subscribe { targets, .. }) => targets.len(),
+            Ok(ClientMessage::Unsubscribe { sessions }) => sessions.len(),
+            _ => 1,
+        };
+        let mut client = client();
+        client.message(frame, NOW);
+        while let Some(action) = client.next_action() {
+            match action {
+                Action::Send { reply, .. }
+                | Action::Abort { reply, .. }
+                | Action::Answer { reply, .. } => {
+                    client.refused(reply, ErrorCode::Busy, "no".into());
+                }
+                Action::Subscribe { target, reply } => {
+                    client.subscribed(reply, target.session, Err(SubscribeError::SessionNotFound));
+                }
+                Action::Unsubscribe { session, reply } => {
+                    client.unsubscribed(session);
+                    client.acknowledged(reply, Ack::of("chat.unsubscribe"), None);
+                }
+            }
+        }
+        let frames = heard(&mut client);
+        assert_eq!(frames.len(), expected, "{}", path.display());
+        let told = frames.iter().all(|frame| frame["ref"].as_str() == reference.as_deref());
+        assert!(told, "{frames:?}");
+    }
+}

@@ -87,7 +87,7 @@ pub fn converse(stream: &TcpStream, waiter: &Waiter, site: &impl Site) -> Option
             Answer::Response(response) => response,
             Answer::WebSocket => match handshake(&request.head) {
                 Ok(accepted) => {
-                    socket.send(&accepted, limits::ANSWER_MS).ok()?;
+                    socket.send(&accepted).ok()?;
                     // A copy of what there is: the buffer was made for heads.
                     return Some(Upgrade { request, leftover: buffer.as_slice().into() });
                 }
@@ -97,7 +97,7 @@ pub fn converse(stream: &TcpStream, waiter: &Waiter, site: &impl Site) -> Option
         let draining = waiter.order() > Order::Serve;
         let last = last || draining || response.status.as_u16() >= 400;
         let bytes = response.encode(with_body, last);
-        if socket.send(&bytes, limits::ANSWER_MS).is_err() {
+        if socket.send(&bytes).is_err() {
             return None;
         }
         if last {
@@ -125,7 +125,7 @@ impl From<Refused> for End {
 fn close(socket: &Socket<'_>, end: End) -> Option<Upgrade> {
     if let End::Refused(refused) = end {
         let bytes = Response::from(refused).encode(true, true);
-        if socket.send(&bytes, limits::ANSWER_MS).is_ok() {
+        if socket.send(&bytes).is_ok() {
             socket.farewell();
         }
     }
@@ -175,7 +175,7 @@ fn admit(
     let body_bytes = usize::try_from(head.body_bytes).map_err(|_| End::Silent)?;
     if head.expects_continue && buffer.len() < body_bytes {
         let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
-        socket.send(go_on, limits::ANSWER_MS).map_err(|_| End::Silent)?;
+        socket.send(go_on).map_err(|_| End::Silent)?;
     }
     let deadline = after(limits::BODY_MS);
     while buffer.len() < body_bytes {
