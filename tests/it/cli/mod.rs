@@ -18,7 +18,7 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{DEADLINE, Gateway, eventually};
+use crate::support::{DEADLINE, Gateway, ask_for, eventually};
 
 /// A command of ours, for the gateway's data directory, in the test's project.
 fn command(gateway: &Gateway, args: &[&str]) -> Command {
@@ -102,18 +102,10 @@ impl Live {
     #[track_caller]
     fn end(mut self) -> Ran {
         let child = &mut self.child;
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = child.try_wait().expect("it was started here") {
-                break status;
-            }
-            assert!(
-                start.elapsed() < DEADLINE,
-                "the command does not end; stdout:\n{}\nstderr:\n{}",
-                self.out.text(),
-                self.err.text()
-            );
-            thread::sleep(std::time::Duration::from_millis(5));
+        let ended = ask_for(DEADLINE, || child.try_wait().expect("it was started here"));
+        let Some(status) = ended else {
+            let (out, err) = (self.out.text(), self.err.text());
+            panic!("the command does not end; stdout:\n{out}\nstderr:\n{err}");
         };
         let out = self.out.to_end();
         let err = self.err.to_end();
