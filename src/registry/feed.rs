@@ -119,7 +119,11 @@ impl Registry {
             // the disk; what retention takes in between is told as a gap in mid-stream.
             let start = self.start(&session, target, named)?;
             match session.watch(waker) {
-                Ok(watched) => return Ok(subscribed(&start, target, watched)),
+                Ok(watched) if start.still_holds(target, &watched) => {
+                    return Ok(subscribed(&start, target, watched));
+                }
+                // A run began or ended in between, which decides what is left out: look again.
+                Ok(_) => {}
                 Err(EndOfSession::Evicted) => {}
                 Err(_) => return Err(SubscribeError::SessionNotFound),
             }
@@ -200,8 +204,14 @@ impl Registry {
     ) -> Result<Start, ShelfError> {
         let Watched { statement, durable, evicted } = session.look();
         let stale = target.epoch.is_some_and(|epoch| epoch != self.epoch);
-        let mut start =
-            Start { cursor: durable, rewound: false, gap: None, skips: false, pruned: None };
+        let mut start = Start {
+            seen: (statement.run, statement.is_processing),
+            cursor: durable,
+            rewound: false,
+            gap: None,
+            skips: false,
+            pruned: None,
+        };
         if let Some(newest) = statement.run.filter(|_| evicted >= durable) {
             let pruned = self.shelf.locate(newest)?.is_some_and(|place| place.pruned);
             start.pruned = pruned.then_some(newest);
@@ -257,6 +267,8 @@ enum Named {
 }
 
 struct Start {
+    /// The newest run that it was made for, and whether that run was on.
+    seen: (Option<RunId>, bool),
     cursor: Position,
     rewound: bool,
     gap: Option<Gap>,
@@ -264,6 +276,18 @@ struct Start {
     skips: bool,
     /// The session's newest run, if retention took its events.
     pruned: Option<RunId>,
+}
+
+impl Start {
+    /// Whether what is left out is still the same.
+    fn still_holds(&self, target: &Target, watched: &Watched) -> bool {
+        match target.from {
+            From::Cursor { .. } | From::Start => true,
+            From::Tail | From::Legacy { .. } => {
+                self.seen == (watched.statement.run, watched.statement.is_processing)
+            }
+        }
+    }
 }
 
 fn subscribed(start: &Start, target: &Target, watched: Watched) -> Subscribed {

@@ -344,6 +344,10 @@ impl<'a> Connection<'a> {
                     // A commit that made frames readable also settled its tickets: their replies
                     // go first.
                     self.answer()?;
+                    if self.subscriber.cursor(session) != Some(cursor) {
+                        // An unsubscribe or another subscribe was among what waited.
+                        continue;
+                    }
                     for (at, text) in frames {
                         if self.backlog {
                             break;

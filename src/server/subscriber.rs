@@ -379,6 +379,12 @@ impl<T: Ticket> Subscriber<T> {
         Some((session, subscription.cursor))
     }
 
+    /// How far a followed session was read.
+    #[must_use]
+    pub fn cursor(&self, session: SessionId) -> Option<Position> {
+        self.subscriptions.get(&session).map(|subscription| subscription.cursor)
+    }
+
     /// A frame was sent, or a gap told: the cursor moves. Gives the `caught_up` that is due.
     pub fn passed(&mut self, session: SessionId, at: Position) -> Option<GatewayFrame> {
         let subscription = self.subscriptions.get_mut(&session)?;
