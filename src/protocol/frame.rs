@@ -84,11 +84,15 @@ impl Encoder {
     /// The frame of an event. The same arguments give the same bytes.
     pub fn encode(&mut self, seq: Seq, at: Millis, event: &Event) -> Encoded {
         let body = self.body(event);
-        let whole = self.wrap(seq, at, &body);
+        self.encode_body(seq, at, &body)
+    }
+
+    fn encode_body(&mut self, seq: Seq, at: Millis, body: &str) -> Encoded {
+        let whole = self.wrap(seq, at, body);
         if whole.len() <= self.bytes_max {
             return Encoded { text: whole.into(), whole: None };
         }
-        let cut = self.cut(seq, at, &body);
+        let cut = self.cut(seq, at, body);
         Encoded { text: cut.into(), whole: Some(whole.into_bytes()) }
     }
 
@@ -177,7 +181,7 @@ impl Encoder {
 /// `run_started`, the head of a run's log. Content and options that do not fit `bytes_max` are cut
 /// like an event's.
 #[must_use]
-pub fn encode_head(head: &Head<'_>, bytes_max: usize) -> Utf8Bytes {
+pub fn encode_head(head: &Head<'_>, bytes_max: usize) -> Encoded {
     let mut fields = json!({
         "kind": "run_started",
         "content": head.content,
@@ -193,11 +197,7 @@ pub fn encode_head(head: &Head<'_>, bytes_max: usize) -> Utf8Bytes {
     }
     let mut encoder = Encoder::new(head.session, head.run, head.provider, bytes_max);
     let body = fields.to_string();
-    let text = encoder.wrap(Seq(0), head.started_at, &body);
-    if text.len() <= bytes_max {
-        return text.into();
-    }
-    encoder.cut(Seq(0), head.started_at, &body).into()
+    encoder.encode_body(Seq(0), head.started_at, &body)
 }
 
 /// Rounds of cutting before fields give way.

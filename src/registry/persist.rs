@@ -120,7 +120,7 @@ impl<D: Disk> Persist<D> {
             return;
         };
         let error = Some(format!("The store refused what this run wrote: {message}"));
-        session.complete(run, &end(Reason::StoreRejected, None, error), now);
+        session.complete_rejected(run, &end(Reason::StoreRejected, None, error), now);
         let Some(last) = session.take() else { return };
         match self.disk.commit(std::slice::from_ref(&last)) {
             Ok(()) => self.committed(vec![last]),

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::protocol::frame::{Head, encode_head};
+use crate::protocol::frame::{Encoded, Head, encode_head};
 use crate::registry::refusal::{busy, shutting_down};
 use crate::registry::{
     Begin, Begun, EndOfSession, Pending, Refusal, RefusalCode, Registry, Session,
@@ -195,7 +195,7 @@ impl Registry {
         now: Millis,
     ) -> Begin {
         let row = session.row();
-        let head = encode_head(
+        let Encoded { text: head, whole } = encode_head(
             &Head {
                 session: row.id,
                 run,
@@ -217,6 +217,7 @@ impl Registry {
             client_message_id: prompt.client_message_id.clone(),
             now,
             head,
+            whole,
             title: title_of(&prompt.content),
         }
     }
@@ -234,7 +235,8 @@ impl Registry {
                 "clientMessageId: another prompt of this session had this id; use a new one.",
             ));
         }
-        let ordinal = match session.locate(run).map(|(ordinal, _)| ordinal) {
+        // Its row need not be on disk yet.
+        let ordinal = match session.ordinal_of(run) {
             Some(ordinal) => ordinal,
             None => self.shelf.locate(run)?.map_or(Ordinal(0), |place| place.ordinal),
         };

@@ -24,6 +24,7 @@ mod ends;
 mod http;
 mod keeper;
 mod pressure;
+mod races;
 mod sessions;
 mod store;
 mod support;

@@ -68,11 +68,18 @@ impl Session {
     /// Ends a run as `end` says, or as an abort if one was asked for (I1: one compare, whoever
     /// calls).
     pub fn complete(&self, run: RunId, end: &Complete, now: Millis) -> Completed {
-        self.complete_after(run, end, now, 0, |_| Vec::new())
+        loop {
+            let Some(closing) = self.closing(run) else { return Completed::Already };
+            if let Some(completed) = self.try_complete(closing, end, now, 0, |_| Vec::new()) {
+                return completed;
+            }
+        }
     }
 
-    /// As `complete`, after last frames that go into the same group: `last` makes them, from the
-    /// seq that it is given on. `offset` is the end of the agent record that all of it is from.
+    /// Ends a run by the agent's own word, after last frames that go into the same group: `last`
+    /// makes them, from the seq that it is given on. `offset` is the end of the agent record that
+    /// all of it is from. Nothing is appended if somebody asked for an abort: that end has to wait
+    /// until nothing of the agent is left (I21).
     pub fn complete_after(
         &self,
         run: RunId,
@@ -82,21 +89,57 @@ impl Session {
         mut last: impl FnMut(Seq) -> Vec<Frame>,
     ) -> Completed {
         loop {
-            let Some(mut closing) = self.closing(run) else { return Completed::Already };
-            let provider = self.row().provider;
-            let mut composer = self.composer(run, closing.ordinal, &provider);
-            let mut group = last(closing.next);
-            closing.follow(&group);
-            group.append(&mut composer.closing(&closing, end, now));
-            if let Some(complete) = group.last_mut() {
-                complete.offset = offset;
+            let Some(closing) = self.closing(run) else { return Completed::Already };
+            if closing.abort.is_some() {
+                return Completed::Aborting;
             }
-            let admission = Admission::Closing { aborting: closing.abort.is_some() };
-            match self.append(run, group, admission) {
-                Ok(()) => return Completed::Won,
-                Err(Refused::Ended) => return Completed::Already,
-                Err(Refused::Moved(_) | Refused::Full) => {}
+            if let Some(completed) = self.try_complete(closing, end, now, offset, &mut last) {
+                return completed;
             }
+        }
+    }
+
+    /// Ends a run that the store refused. Its worker may not append meanwhile: what it still has to
+    /// say would be refused again, and the end with it.
+    pub fn complete_rejected(&self, run: RunId, end: &Complete, now: Millis) -> Completed {
+        let closing = {
+            let inner = self.inner.lock();
+            inner.not_ended(run).and_then(|run| inner.runs.closing(run.id))
+        };
+        let Some(closing) = closing else { return Completed::Already };
+        let provider = self.row().provider;
+        let group = self.composer(run, closing.ordinal, &provider).closing(&closing, end, now);
+        match self.append(run, group, Admission::Rejected) {
+            Ok(()) => Completed::Won,
+            Err(Refused::Ended) => Completed::Already,
+            // It was not marked: others may append.
+            Err(Refused::Moved(_) | Refused::Full) => self.complete(run, end, now),
+        }
+    }
+
+    /// `None`: the snapshot is not true any more.
+    fn try_complete(
+        &self,
+        mut closing: Closing,
+        end: &Complete,
+        now: Millis,
+        offset: u64,
+        last: impl FnOnce(Seq) -> Vec<Frame>,
+    ) -> Option<Completed> {
+        let run = closing.run;
+        let provider = self.row().provider;
+        let mut composer = self.composer(run, closing.ordinal, &provider);
+        let mut group = last(closing.next);
+        closing.follow(&group);
+        group.append(&mut composer.closing(&closing, end, now));
+        if let Some(complete) = group.last_mut() {
+            complete.offset = offset;
+        }
+        let admission = Admission::Closing { aborting: closing.abort.is_some() };
+        match self.append(run, group, admission) {
+            Ok(()) => Some(Completed::Won),
+            Err(Refused::Ended) => Some(Completed::Already),
+            Err(Refused::Moved(_) | Refused::Full) => None,
         }
     }
 
@@ -183,7 +226,11 @@ impl Inner {
         admission: Admission,
         budget: &Budget,
     ) -> Result<(), Refused> {
-        let Some(state) = self.on(run) else { return Err(Refused::Ended) };
+        let state = match admission {
+            Admission::Rejected => self.not_ended(run),
+            _ => self.on(run),
+        };
+        let Some(state) = state else { return Err(Refused::Ended) };
         let next = state.last_seq.next();
         let Some(first) = group.first() else { return Ok(()) };
         if first.at != Position::new(state.ordinal, next) {
@@ -200,6 +247,7 @@ impl Inner {
                 }
             }
             Admission::Gateway => {}
+            Admission::Rejected => self.rejected = None,
             Admission::Closing { aborting } => {
                 if state.abort().is_some() != aborting {
                     return Err(Refused::Moved(next));
@@ -235,4 +283,63 @@ fn recorded(request: &RequestId, answer: &AnswerRequest, by: &By) -> (Event, Mar
         by: by.clone(),
     };
     (event, mark)
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+    use crate::registry::compose::end;
+    use crate::registry::session::{Begin, Begun};
+    use crate::run::change::SessionRow;
+    use crate::run::event::{ByKind, Reason};
+    use crate::run::id::{AgentId, SessionId};
+    use crate::run::wake::{Bell, Waker};
+    use crate::sync::Arc;
+
+    struct Deaf;
+
+    impl Bell for Deaf {
+        fn ring(&self) {}
+    }
+
+    #[test]
+    fn the_agents_own_end_does_not_overtake_an_abort() {
+        let budget = Arc::new(Budget::new(&Limits::default(), Waker::new(Box::new(Deaf))));
+        let now = Millis(1);
+        let row = SessionRow {
+            id: SessionId::from_u128(1),
+            provider: "p".into(),
+            native_id: None,
+            project_path: "/".into(),
+            title: None,
+            archived: false,
+            created_at: now,
+            updated_at: now,
+        };
+        let (session, _) = Session::create(row, budget);
+        let run = RunId::from_u128(2);
+        let begun = session.begin(Begin {
+            run,
+            agent: AgentId::from_u128(3),
+            origin: "user",
+            prompt_hash: [0; 32],
+            client_message_id: None,
+            now,
+            head: "{}".into(),
+            whole: None,
+            title: None,
+        });
+        assert!(matches!(begun, Begun::Started { .. }));
+        let by = By { kind: ByKind::Api, name: "test".into() };
+        session.ask_abort(Some(run), &by, now).expect("it runs");
+        let finished = end(Reason::Finished, Some(0), None);
+        let own = session.complete_after(run, &finished, now, 0, |_| Vec::new());
+        assert_eq!(own, Completed::Aborting);
+        assert_eq!(session.running(), Some(run), "I21: it ends when nothing of it is left");
+        let aborted = end(Reason::Aborted, Some(0), None);
+        assert_eq!(session.complete(run, &aborted, now), Completed::Won);
+        let own = session.complete_after(run, &finished, now, 0, |_| Vec::new());
+        assert_eq!(own, Completed::Already);
+    }
 }

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use crate::registry::budget::Budget;
 use crate::registry::shelf::Loaded;
-use crate::run::change::{Change, Frame, RunRow, SessionRow};
+use crate::run::change::{Change, Frame, RunRow, SessionRow, Whole};
 use crate::run::event::By;
 use crate::run::id::{
     AgentId, ClientMessageId, Millis, NativeId, Ordinal, Position, RequestId, RunId, Seq, SessionId,
@@ -44,6 +44,8 @@ struct Inner {
     answers: VecDeque<(RequestId, AnswerRequest)>,
     /// Nothing new begins: the session is deleted, evicted from memory, or the server stops.
     end: Option<EndOfSession>,
+    /// A run that the store refused, until it has its end: nobody else appends to it.
+    rejected: Option<RunId>,
 }
 
 /// Why a session takes nothing new.
@@ -74,6 +76,8 @@ pub struct Begin {
     pub now: Millis,
     /// `run_started`, encoded.
     pub head: tungstenite::Utf8Bytes,
+    /// The uncut `run_started`, if it was cut.
+    pub whole: Option<Vec<u8>>,
     /// For a session without a title.
     pub title: Option<String>,
 }
@@ -127,6 +131,8 @@ pub enum Admission {
         /// Whether the snapshot knew of an abort.
         aborting: bool,
     },
+    /// The group that ends a run which the store refused: the only one that is admitted then.
+    Rejected,
 }
 
 /// Whether a completion was the one that counts (I1).
@@ -136,6 +142,8 @@ pub enum Completed {
     Won,
     /// The run had its end, or is unknown.
     Already,
+    /// Somebody asked for an abort, so that the agent's own word does not end it.
+    Aborting,
 }
 
 /// What became of an answer (I20).
@@ -188,7 +196,15 @@ impl Session {
     fn new(row: SessionRow, last: Position, runs: Runs, budget: Arc<Budget>) -> Self {
         let log = Log::new(row.id, last);
         let id = row.id;
-        let inner = Inner { row, log, runs, worker: None, answers: VecDeque::new(), end: None };
+        let inner = Inner {
+            row,
+            log,
+            runs,
+            worker: None,
+            answers: VecDeque::new(),
+            end: None,
+            rejected: None,
+        };
         Self { id, budget, inner: Mutex::new(inner) }
     }
 
@@ -231,6 +247,12 @@ impl Session {
     pub fn would_begin(&self, message: Option<&ClientMessageId>) -> Option<Begun> {
         let inner = self.inner.lock();
         inner.obstacle(message)
+    }
+
+    /// A run's place, durable or not, if memory knows the run.
+    #[must_use]
+    pub fn ordinal_of(&self, run: RunId) -> Option<Ordinal> {
+        self.inner.lock().runs.get(run).map(|run| run.ordinal)
     }
 
     /// Whether memory has this run.
@@ -423,8 +445,13 @@ impl Inner {
         self.runs.running().is_some().then_some(Begun::Busy)
     }
 
-    /// A run that can still be written to: it has no `complete`, and the session is in memory.
+    /// A run that can still be written to: it has no `complete`, the store has not refused it, and
+    /// the session is in memory.
     fn on(&self, run: RunId) -> Option<&Run> {
+        self.not_ended(run).filter(|run| self.rejected != Some(run.id))
+    }
+
+    fn not_ended(&self, run: RunId) -> Option<&Run> {
         self.runs.get(run).filter(|run| run.is_running() && self.gone().is_none())
     }
 
@@ -492,7 +519,7 @@ impl Inner {
             at,
             text: begin.head,
             mark: None,
-            whole: None,
+            whole: begin.whole.map(|json| Arc::new(Whole { json })),
             group_end: true,
             offset: 0,
         }]);

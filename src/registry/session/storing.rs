@@ -41,7 +41,7 @@ impl Session {
 
     /// The store refuses what is not durable: it is gone, and the session is again what the disk
     /// has of it, `loaded`. The run that has no end there, if one, is given back to be ended as
-    /// `store_rejected`.
+    /// `store_rejected` (`complete_rejected`); until then nothing else is appended to it.
     pub fn reject(&self, loaded: Loaded) -> Option<RunId> {
         let (wakes, run) = {
             let mut inner = self.inner.lock();
@@ -55,7 +55,8 @@ impl Session {
             if let Some((_, worker)) = &inner.worker {
                 wakes.other(worker.clone());
             }
-            (wakes, inner.runs.running().map(|run| run.id))
+            inner.rejected = inner.runs.running().map(|run| run.id);
+            (wakes, inner.rejected)
         };
         wakes.wake();
         run

@@ -14,11 +14,14 @@ use crate::run::event::{Complete, Reason};
 use crate::run::id::{AgentId, Millis};
 
 impl Worker {
-    /// The run has its end: the process has a while to end by itself.
+    /// The run has its end: the process has a while to end by itself. What was still on its way
+    /// to the log has no place there any more.
     pub(super) fn end_process(&mut self, now: Millis) {
+        self.staged.clear();
+        self.held = None;
         self.stage = Stage::Lingering { until: now.plus(limits::LINGER_MS) };
         if self.turn.adapter().ends_stdin_with_turn() && self.agent.close_stdin().is_err() {
-            self.stuck_at = Some(now);
+            self.takes_no_commands(now);
         }
     }
 

@@ -10,9 +10,9 @@ use super::ending::exited;
 use super::turn::{Effect, Staged, gateway_error};
 use super::{GROUP_FRAMES_MAX, Held, Purpose, Stage, Worker};
 use crate::limits;
-use crate::provider::Record;
+use crate::provider::{Record, RecordBody};
 use crate::registry::session::{Admission, Refused, Session};
-use crate::registry::{Composer, end};
+use crate::registry::{Completed, Composer, end};
 use crate::run::change::Frame;
 use crate::run::event::{Complete, Reason};
 use crate::run::id::{Millis, Seq};
@@ -50,6 +50,9 @@ impl Worker {
     }
 
     fn fold(&mut self, record: &Record, offset: u64, now: Millis) {
+        if let RecordBody::In { n, .. } = record.body {
+            self.written(n, now);
+        }
         let before = self.staged.len();
         let effects = self.turn.fold(record, &mut self.staged);
         let mut over = None;
@@ -140,12 +143,13 @@ impl Worker {
         match self.stage {
             Stage::Running => {
                 let (session, staged, composer) = (&self.session, &self.staged, &mut self.composer);
-                session.complete_after(self.run, over, now, self.offset, |seq| {
+                let completed = session.complete_after(self.run, over, now, self.offset, |seq| {
                     compose(session, composer, staged, staged.len(), seq)
                 });
-                // An abort that came while this end was on its way has decided how it is told.
-                self.staged.clear();
-                self.end_process(now);
+                match completed {
+                    Completed::Aborting => self.end_crosses_abort(now),
+                    Completed::Won | Completed::Already => self.end_process(now),
+                }
             }
             // The agent's terminal only confirms; it is held until nothing is left.
             Stage::Interrupting { .. } | Stage::Stopping { .. } => {
@@ -156,6 +160,14 @@ impl Worker {
             }
             Stage::Lingering { .. } | Stage::Ending => self.staged.clear(),
         }
+    }
+
+    /// An abort was asked for while the agent's end was on its way: that end only confirms, and
+    /// the run's waits until nothing is left (I21).
+    pub(super) fn end_crosses_abort(&mut self, now: Millis) {
+        self.held = None;
+        self.append_now();
+        self.stop_for_abort(true, now);
     }
 
     /// Appends all that is staged, room or not: a last record's events before an abort's end.

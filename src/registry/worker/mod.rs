@@ -27,7 +27,6 @@ use crate::limits;
 use crate::provider::{Adapter, Command, Provider, Record, Write};
 use crate::registry::session::Session;
 use crate::registry::{Composer, Registry, Started, end};
-use crate::run::change::Change;
 use crate::run::event::{
     AnswerState, Complete, Event, PermissionResolved, Reason, Status, StatusKind,
 };
@@ -38,7 +37,7 @@ use crate::sync::Arc;
 use ending::sweep;
 use orders::recorded;
 use process::Agent;
-use start::{prompt_of, wait_to_start};
+use start::{prompt_of, wait_gone, wait_to_start};
 use turn::{Staged, Turn};
 
 /// What a worker needs beside the run it serves.
@@ -63,10 +62,11 @@ pub(super) fn spawn(seat: Seat, started: Started) -> io::Result<()> {
         let (session, run, agent) = (seat.session.clone(), started.run, started.agent);
         let served = catch_unwind(AssertUnwindSafe(|| Worker::serve(seat, started, &name)));
         if served.is_err() {
-            // The crash net (I1): whatever went wrong, the run has its one end.
+            // The crash net (I1): whatever went wrong, the run has its one end. First what it
+            // left is killed: the end may be an abort's (I21).
+            sweep(agent);
             let error = Some("The gateway had an internal error in this run; see its log.".into());
             session.complete(run, &end(Reason::InternalError, None, error), Millis::now());
-            sweep(agent);
         }
     })?;
     Ok(())
@@ -154,6 +154,10 @@ impl Worker {
         let ticket = seat.session.note(recorded(started.run, 1, &first));
         let order = Order { n: 1, write: first, ticket, purpose: Purpose::Prompt };
         if !wait_to_start(&seat, &started, ticket, &waker, &wakes) {
+            // The next run's process waits for this one's; there is none, but there may be one
+            // before it.
+            drop(started.permit);
+            seat.before.iter().for_each(wait_gone);
             return;
         }
         let line_bytes_max = seat.registry.limits().line_bytes_max;
@@ -256,7 +260,9 @@ impl Worker {
     /// Waits for something to do; `false` when nothing of the agent is left.
     fn wait(&mut self) -> bool {
         let nothing = never();
-        let takes = self.records.is_empty() && !self.full;
+        // Replies to the agent that wait for the disk hold it back as a full log does (I7).
+        let held_up = self.full || self.recorded.len() >= RECORDED_MAX;
+        let takes = self.records.is_empty() && !held_up;
         let lines = if takes { &self.agent.lines } else { &nothing };
         let timeout = self.deadline().map_or(FOREVER, |at| {
             Duration::from_millis(u64::try_from(at.0 - Millis::now().0).unwrap_or(0))
@@ -320,10 +326,7 @@ impl Worker {
                 false
             }
             Reply::Written { n } => {
-                if let Some(purpose) = self.sent.remove(&n) {
-                    self.session.note(Change::CommandDelivered { run: self.run, n, at: now });
-                    self.delivered(purpose, AnswerState::Delivered, now);
-                }
+                self.written(n, now);
                 true
             }
             Reply::WriteFailed { n, why } => {
@@ -353,6 +356,10 @@ const LADDER_MS: i64 = limits::CLOSE_STDIN_MS
     + limits::DRAIN_AFTER_EXIT_MS
     + limits::SWEEP_MS
     + 2000;
+/// What the last reply of a keeper that has ended may take to get here.
+const LAST_REPLY_MS: i64 = 1000;
+/// Commands that wait for the disk before no more records are taken.
+const RECORDED_MAX: usize = 64;
 /// Frames in one append.
 const GROUP_FRAMES_MAX: usize = 256;
 /// After a first `quiet`, this many times as long until the next.

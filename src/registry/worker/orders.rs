@@ -2,7 +2,7 @@
 //!
 //! *Recorded* is the commit of the command's row, *delivered* the keeper's word that it wrote it.
 
-use super::{LADDER_MS, Order, Purpose, Stage, Worker};
+use super::{LADDER_MS, LAST_REPLY_MS, Order, Purpose, Stage, Worker};
 use crate::limits;
 use crate::provider::{Answer, Command, Write};
 use crate::registry::{Orders, StoreState, request_of_agent};
@@ -19,8 +19,11 @@ impl Worker {
         for (request, answer) in answers {
             self.answer(&request, answer, now);
         }
-        if abort.is_some() && self.stage == Stage::Running && self.held.is_none() {
-            self.interrupt(now);
+        if abort.is_some() && self.stage == Stage::Running {
+            match self.held {
+                Some(_) => self.end_crosses_abort(now),
+                None => self.interrupt(now),
+            }
         }
         if ended && !self.is_over() {
             // Somebody else ended the run (the store refused it, say): its process goes.
@@ -83,8 +86,14 @@ impl Worker {
     pub(super) fn stop(&mut self, now: Millis) {
         self.stuck_at = Some(now.plus(LADDER_MS));
         if self.agent.stop().is_err() {
-            self.stuck_at = Some(now);
+            self.takes_no_commands(now);
         }
+    }
+
+    /// A keeper that takes no commands has ended, and its last reply is on its way; or it is stuck.
+    pub(super) fn takes_no_commands(&mut self, now: Millis) {
+        let at = now.plus(LAST_REPLY_MS);
+        self.stuck_at = Some(self.stuck_at.map_or(at, |before| before.min(at)));
     }
 
     /// Numbers a command and sends its row on the way to disk.
@@ -106,13 +115,23 @@ impl Worker {
                     };
                     self.sent.insert(n, purpose);
                     if self.agent.write(n, write.bytes, write.close).is_err() {
-                        self.stuck_at = Some(Millis::now());
+                        self.takes_no_commands(Millis::now());
                     }
                 }
                 Settled::Rejected => {
                     self.recorded.pop_front();
                 }
             }
+        }
+    }
+
+    /// The keeper wrote a command. It says so twice, and what comes first counts: a reply passes
+    /// lines that wait, and a record stands before what the agent says in return, be that the end
+    /// of the turn or the next request under the same id.
+    pub(super) fn written(&mut self, n: u64, now: Millis) {
+        if let Some(purpose) = self.sent.remove(&n) {
+            self.session.note(Change::CommandDelivered { run: self.run, n, at: now });
+            self.delivered(purpose, AnswerState::Delivered, now);
         }
     }
 

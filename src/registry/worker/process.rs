@@ -96,8 +96,9 @@ impl Agent {
     /// Waits for the keeper and the threads. Call it once nothing of the agent is left.
     pub(super) fn join(mut self) {
         self.commands = None;
-        // Nobody takes records any more: `out-` must not wait for room.
+        // Nobody takes records or replies any more: `out-` and `ctl-` must not wait for room.
         self.lines = crossbeam_channel::never();
+        self.replies = crossbeam_channel::never();
         if let Err(error) = self.process.wait() {
             tracing::warn!(%error, pid = self.process.pid(), "a keeper cannot be waited for");
         }

@@ -58,6 +58,12 @@ pub(super) fn wait_to_start(
     }
 }
 
+/// Waits until a process of before is gone.
+pub(super) fn wait_gone(gone: &Receiver<()>) {
+    // Nothing is ever sent: its end says it.
+    gone.recv().unwrap_or_default();
+}
+
 pub(super) fn prompt_of(job: &Job) -> Prompt {
     Prompt {
         content: job.content.clone(),
