@@ -131,7 +131,10 @@ fn direction_errors(source: &Source) -> Vec<String> {
         return vec![format!("{}: `{module}` is not in the table of modules", source.path)];
     };
     let mut errors = Vec::new();
-    for (line, used) in names_after(&source.text, "crate::") {
+    // A file's tests, at its end, may use what all tools share.
+    let code = source.text.split("\n#[cfg(test)]\n").next().unwrap_or_default();
+    let code = code.split("\n#[cfg(all(test").next().unwrap_or_default();
+    for (line, used) in names_after(code, "crate::") {
         match rank(&used) {
             Some(rank) if rank <= own => {}
             Some(_) => errors.push(format!("{}:{line}: {module} uses {used}", source.path)),
