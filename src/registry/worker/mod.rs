@@ -186,7 +186,7 @@ impl Worker {
             run: started.run,
             agent_id: started.agent,
             agent,
-            turn: Turn::new(started.run, adapter),
+            turn: Turn::new(started.run, adapter, started.job.native_id.clone()),
             stage: Stage::Running,
             staged: VecDeque::new(),
             offset: 0,

@@ -80,7 +80,8 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    pub(super) const fn new(run: RunId, adapter: Adapter) -> Self {
+    /// `native` is the conversation that the process goes on with, if it goes on with one.
+    pub(super) const fn new(run: RunId, adapter: Adapter, native: Option<NativeId>) -> Self {
         Self {
             run,
             adapter,
@@ -89,7 +90,7 @@ impl Turn {
             closed_tools: BTreeSet::new(),
             open_requests: VecDeque::new(),
             stderr: Vec::new(),
-            native: None,
+            native,
             late_events: 0,
         }
     }
@@ -311,7 +312,7 @@ mod tests {
     use crate::provider::Kind;
 
     fn turn() -> Turn {
-        Turn::new(RunId::from_u128(7), Adapter::new(Kind::Jsonl))
+        Turn::new(RunId::from_u128(7), Adapter::new(Kind::Jsonl), None)
     }
 
     fn out(line: &str) -> Record {
