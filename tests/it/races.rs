@@ -174,3 +174,29 @@ fn a_long_prompt_is_cut_in_the_log_and_whole_at_its_address() {
     let (_, agent) = (run, gateway.hub().next("fake"));
     agent.finish();
 }
+
+#[test]
+fn an_agent_that_names_ever_new_ids_is_told_once_and_goes_on() {
+    let script = "read prompt; i=0; while [ $i -lt 500 ]; do i=$((i+1)); \
+         echo \"{\\\"kind\\\":\\\"session_created\\\",\\\"newSessionId\\\":\\\"n$i\\\"}\"; done; \
+         echo '{\"kind\":\"complete\",\"exitCode\":0}'";
+    let gateway = Setup::new().provider("names", "jsonl", &["sh", "-c", script]).start();
+    let session = gateway.session("names");
+    let mut client = gateway.connect();
+    let run = client.prompt(&session, "go");
+    let complete = client.expect_complete(&run);
+    assert_eq!(complete.seq(), Some(2), "one error, one end: {}", complete.text);
+    let (status, found) = gateway.get(&format!("/api/v1/sessions/{session}"));
+    assert_eq!((status, &found["providerSessionId"]), (200, &json!("n64")));
+}
+
+#[test]
+fn a_prompt_that_no_agent_can_be_given_ends_its_run() {
+    let gateway = Setup::with_fake().set("limits", "message_bytes_max", "16777216").start();
+    let session = gateway.session("fake");
+    let mut client = gateway.connect();
+    let run = client.prompt(&session, &"x".repeat(9 << 20));
+    let complete = client.expect_complete(&run);
+    assert_eq!(complete.json["reason"], "failed", "{}", complete.text);
+    gateway.hub().next("fake").wait_gone();
+}

@@ -5,7 +5,7 @@
 
 use crossbeam_channel::{never, select};
 
-use super::{Stage, Worker};
+use super::{Stage, Worker, after};
 use crate::keeper::{self, Stopped};
 use crate::limits;
 use crate::provider::Exit;
@@ -16,12 +16,12 @@ use crate::run::id::{AgentId, Millis};
 impl Worker {
     /// The run has its end: the process has a while to end by itself. What was still on its way
     /// to the log has no place there any more.
-    pub(super) fn end_process(&mut self, now: Millis) {
+    pub(super) fn end_process(&mut self) {
         self.staged.clear();
         self.held = None;
-        self.stage = Stage::Lingering { until: now.plus(limits::LINGER_MS) };
+        self.stage = Stage::Lingering { until: after(limits::LINGER_MS) };
         if self.turn.adapter().ends_stdin_with_turn() && self.agent.close_stdin().is_err() {
-            self.takes_no_commands(now);
+            self.takes_no_commands();
         }
     }
 
@@ -45,6 +45,17 @@ impl Worker {
             Stage::Lingering { .. } | Stage::Ending => {}
         }
         false
+    }
+
+    /// The agent will never be told what to do.
+    pub(super) fn prompt_refused(&self, now: Millis) {
+        let error = format!(
+            "The prompt is longer than an agent can be given: at most {} bytes.",
+            limits::STDIN_BYTES_MAX
+        );
+        let end = end(Reason::Failed, None, Some(error));
+        // Refused: it has its end, or an abort was asked for, which stops it as well.
+        self.session.complete_after(self.run, &end, now, self.offset, |_| Vec::new());
     }
 
     /// Nothing of the agent is left and nobody asked for that: takes all that it said before its

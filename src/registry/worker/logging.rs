@@ -8,14 +8,14 @@ use std::collections::VecDeque;
 
 use super::ending::exited;
 use super::turn::{Effect, Staged, gateway_error};
-use super::{GROUP_FRAMES_MAX, Held, Purpose, Stage, Worker};
+use super::{GROUP_FRAMES_MAX, Held, NATIVE_IDS_MAX, Purpose, Stage, Worker, after};
 use crate::limits;
 use crate::provider::{Record, RecordBody};
 use crate::registry::session::{Admission, Refused, Session};
 use crate::registry::{Completed, Composer, end};
 use crate::run::change::Frame;
 use crate::run::event::{Complete, Reason};
-use crate::run::id::{Millis, Seq};
+use crate::run::id::{Millis, NativeId, Seq};
 
 impl Worker {
     /// Folds what is taken and appends what is folded, as far as the log has room.
@@ -39,13 +39,17 @@ impl Worker {
 
     /// Folds records until there is enough for a group, or the turn is over.
     fn fold_taken(&mut self, now: Millis) {
+        let before = self.staged.len();
         while self.held.is_none() && self.staged.len() < GROUP_FRAMES_MAX {
-            let Some((record, offset)) = self.records.pop_front() else { return };
+            let Some((record, offset)) = self.records.pop_front() else { break };
             if self.is_over() {
                 self.turn.fold_late(&record);
             } else {
                 self.fold(&record, offset, now);
             }
+        }
+        if self.staged.len() > before {
+            self.quiet_at = after(limits::QUIET_MS);
         }
     }
 
@@ -59,15 +63,7 @@ impl Worker {
         for effect in effects {
             match effect {
                 Effect::Reply(write) => self.record(write, Purpose::Reply),
-                Effect::Native(id) => match self.registry.learn_native(&self.session, &id, now) {
-                    Ok(true) => {}
-                    Ok(false) => self.stage_error(
-                        record.at,
-                        "Another session has this conversation of the provider's already; \
-                         this one goes on without its id and cannot be resumed by it.",
-                    ),
-                    Err(error) => self.stage_error(record.at, &error.message),
-                },
+                Effect::Native(id) => self.learn_native(&id, record.at, now),
                 Effect::TurnEnded(ending) => over = Some(ending.complete(0)),
                 Effect::Exited(exit) if over.is_none() => {
                     over = Some(exited(exit, self.turn.stderr_tail()));
@@ -75,14 +71,33 @@ impl Worker {
                 Effect::Exited(_) => {}
             }
         }
-        if self.staged.len() > before {
-            self.quiet_at = now.plus(limits::QUIET_MS);
-            if let Some(last) = self.staged.back_mut() {
-                last.record_end = Some(offset);
-            }
+        if self.staged.len() > before
+            && let Some(last) = self.staged.back_mut()
+        {
+            last.record_end = Some(offset);
         }
         self.offset = offset;
         self.held = over.map(|end| Held { end, tail: self.staged.len() - before });
+    }
+
+    fn learn_native(&mut self, id: &NativeId, at: Millis, now: Millis) {
+        if self.session.row().native_id.as_ref() == Some(id) || self.native_ids > NATIVE_IDS_MAX {
+            return;
+        }
+        self.native_ids += 1;
+        if self.native_ids > NATIVE_IDS_MAX {
+            let error = "The agent names ever new ids for its conversation; no more are noted.";
+            return self.stage_error(at, error);
+        }
+        match self.registry.learn_native(&self.session, id, now) {
+            Ok(true) => {}
+            Ok(false) => self.stage_error(
+                at,
+                "Another session has this conversation of the provider's already; \
+                 this one goes on without its id and cannot be resumed by it.",
+            ),
+            Err(error) => self.stage_error(at, &error.message),
+        }
     }
 
     fn stage_error(&mut self, at: Millis, content: &str) {
@@ -147,15 +162,15 @@ impl Worker {
                     compose(session, composer, staged, staged.len(), seq)
                 });
                 match completed {
-                    Completed::Aborting => self.end_crosses_abort(now),
-                    Completed::Won | Completed::Already => self.end_process(now),
+                    Completed::Aborting => self.end_crosses_abort(),
+                    Completed::Won | Completed::Already => self.end_process(),
                 }
             }
             // The agent's terminal only confirms; it is held until nothing is left.
             Stage::Interrupting { .. } | Stage::Stopping { .. } => {
                 self.append_now();
                 if matches!(self.stage, Stage::Interrupting { .. }) {
-                    self.stop_for_abort(true, now);
+                    self.stop_for_abort(true);
                 }
             }
             Stage::Lingering { .. } | Stage::Ending => self.staged.clear(),
@@ -164,10 +179,10 @@ impl Worker {
 
     /// An abort was asked for while the agent's end was on its way: that end only confirms, and
     /// the run's waits until nothing is left (I21).
-    pub(super) fn end_crosses_abort(&mut self, now: Millis) {
+    pub(super) fn end_crosses_abort(&mut self) {
         self.held = None;
         self.append_now();
-        self.stop_for_abort(true, now);
+        self.stop_for_abort(true);
     }
 
     /// Appends all that is staged, room or not: a last record's events before an abort's end.

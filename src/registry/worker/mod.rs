@@ -18,11 +18,11 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
-use crate::keeper::{DataTag, LaunchSpec, Reply, SpawnFailure};
+use crate::keeper::{DataTag, LaunchSpec, Reply, SpawnFailure, WriteError};
 use crate::limits;
 use crate::provider::{Adapter, Command, Provider, Record, Write};
 use crate::registry::session::Session;
@@ -103,11 +103,11 @@ enum Stage {
     /// The turn is on.
     Running,
     /// An abort was asked for; the agent has until then to confirm its interrupt.
-    Interrupting { until: Millis },
+    Interrupting { until: Instant },
     /// The stop ladder runs for an abort. Whether the agent had confirmed before.
     Stopping { confirmed: bool },
     /// The run has its `complete`; its process may linger until then.
-    Lingering { until: Millis },
+    Lingering { until: Instant },
     /// The run has its `complete` and the stop ladder runs.
     Ending,
 }
@@ -136,8 +136,10 @@ struct Worker {
     waker: Waker,
     wakes: Receiver<()>,
     /// When a keeper that was told to stop has had all the time that it may need.
-    stuck_at: Option<Millis>,
-    quiet_at: Millis,
+    stuck_at: Option<Instant>,
+    quiet_at: Instant,
+    /// How many ids the agent gave its conversation in this run.
+    native_ids: usize,
     full: bool,
 }
 
@@ -199,7 +201,8 @@ impl Worker {
             waker,
             wakes,
             stuck_at: None,
-            quiet_at: Millis::now().plus(limits::QUIET_MS),
+            quiet_at: after(limits::QUIET_MS),
+            native_ids: 0,
             full: false,
         };
         worker.run();
@@ -213,7 +216,7 @@ impl Worker {
             self.obey(now);
             self.send_durable();
             self.log_what_is_folded(now);
-            self.meet_deadlines(now);
+            self.meet_deadlines();
             if !self.wait() {
                 break;
             }
@@ -228,16 +231,17 @@ impl Worker {
         self.agent.join();
     }
 
-    fn meet_deadlines(&mut self, now: Millis) {
+    fn meet_deadlines(&mut self) {
+        let now = Instant::now();
         match self.stage {
-            Stage::Interrupting { until } if until <= now => self.stop_for_abort(false, now),
+            Stage::Interrupting { until } if until <= now => self.stop_for_abort(false),
             Stage::Lingering { until } if until <= now => {
                 self.stage = Stage::Ending;
-                self.stop(now);
+                self.stop();
             }
             Stage::Running if self.quiet_at <= now => {
-                self.quiet_at = now.plus(limits::QUIET_MS * QUIET_PAUSES);
-                self.say_quiet(now);
+                self.quiet_at = after(limits::QUIET_MS * QUIET_PAUSES);
+                self.say_quiet(Millis::now());
             }
             _ => {}
         }
@@ -264,9 +268,8 @@ impl Worker {
         let held_up = self.full || self.recorded.len() >= RECORDED_MAX;
         let takes = self.records.is_empty() && !held_up;
         let lines = if takes { &self.agent.lines } else { &nothing };
-        let timeout = self.deadline().map_or(FOREVER, |at| {
-            Duration::from_millis(u64::try_from(at.0 - Millis::now().0).unwrap_or(0))
-        });
+        let timeout =
+            self.deadline().map_or(FOREVER, |at| at.saturating_duration_since(Instant::now()));
         select! {
             recv(self.wakes) -> _ => {
                 self.waker.take();
@@ -285,7 +288,7 @@ impl Worker {
                 true
             }
             default(timeout) => {
-                if self.stuck_at.is_some_and(|at| at <= Millis::now()) {
+                if self.stuck_at.is_some_and(|at| at <= Instant::now()) {
                     return self.keeper_lost("The agent's keeper did not stop it in time.");
                 }
                 true
@@ -298,7 +301,7 @@ impl Worker {
         self.said_all = true;
     }
 
-    fn deadline(&self) -> Option<Millis> {
+    fn deadline(&self) -> Option<Instant> {
         let stage = match self.stage {
             Stage::Running => Some(self.quiet_at),
             Stage::Interrupting { until } | Stage::Lingering { until } => Some(until),
@@ -331,8 +334,11 @@ impl Worker {
             }
             Reply::WriteFailed { n, why } => {
                 tracing::info!(run = %self.run, n, ?why, "a command did not reach the agent");
-                if let Some(purpose) = self.sent.remove(&n) {
-                    self.delivered(purpose, AnswerState::Undeliverable, now);
+                match self.sent.remove(&n) {
+                    // A prompt that is too long to wait for the agent: it would wait for ever.
+                    Some(Purpose::Prompt) if why == WriteError::Full => self.prompt_refused(now),
+                    Some(purpose) => self.delivered(purpose, AnswerState::Undeliverable, now),
+                    None => {}
                 }
                 true
             }
@@ -358,6 +364,8 @@ const LADDER_MS: i64 = limits::CLOSE_STDIN_MS
     + 2000;
 /// What the last reply of a keeper that has ended may take to get here.
 const LAST_REPLY_MS: i64 = 1000;
+/// Ids of its conversation that one run's agent may name: each costs a row's change and memory.
+const NATIVE_IDS_MAX: usize = 64;
 /// Commands that wait for the disk before no more records are taken.
 const RECORDED_MAX: usize = 64;
 /// Frames in one append.
@@ -366,6 +374,12 @@ const GROUP_FRAMES_MAX: usize = 256;
 const QUIET_PAUSES: i64 = 10;
 /// The longest wait without a deadline.
 const FOREVER: Duration = Duration::from_secs(3600);
+
+/// The time `ms` from now, by a clock that nobody sets: a deadline must not wait for an hour
+/// because the wall's clock was put back.
+fn after(ms: i64) -> Instant {
+    Instant::now() + Duration::from_millis(ms.unsigned_abs())
+}
 
 struct Ring(Sender<()>);
 

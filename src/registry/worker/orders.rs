@@ -2,7 +2,7 @@
 //!
 //! *Recorded* is the commit of the command's row, *delivered* the keeper's word that it wrote it.
 
-use super::{LADDER_MS, LAST_REPLY_MS, Order, Purpose, Stage, Worker};
+use super::{LADDER_MS, LAST_REPLY_MS, Order, Purpose, Stage, Worker, after};
 use crate::limits;
 use crate::provider::{Answer, Command, Write};
 use crate::registry::{Orders, StoreState, request_of_agent};
@@ -21,13 +21,13 @@ impl Worker {
         }
         if abort.is_some() && self.stage == Stage::Running {
             match self.held {
-                Some(_) => self.end_crosses_abort(now),
-                None => self.interrupt(now),
+                Some(_) => self.end_crosses_abort(),
+                None => self.interrupt(),
             }
         }
         if ended && !self.is_over() {
             // Somebody else ended the run (the store refused it, say): its process goes.
-            self.end_process(now);
+            self.end_process();
         }
     }
 
@@ -67,32 +67,32 @@ impl Worker {
 
     /// The provider's own interrupt first, if it has one and the row can become durable; else the
     /// stop ladder at once.
-    fn interrupt(&mut self, now: Millis) {
+    fn interrupt(&mut self) {
         let can_record = self.registry.store_state() == StoreState::Good;
         match self.turn.adapter().encode(&Command::Interrupt).filter(|_| can_record) {
             Some(write) => {
                 self.record(write, Purpose::Interrupt);
-                self.stage = Stage::Interrupting { until: now.plus(limits::INTERRUPT_MS) };
+                self.stage = Stage::Interrupting { until: after(limits::INTERRUPT_MS) };
             }
-            None => self.stop_for_abort(false, now),
+            None => self.stop_for_abort(false),
         }
     }
 
-    pub(super) fn stop_for_abort(&mut self, confirmed: bool, now: Millis) {
+    pub(super) fn stop_for_abort(&mut self, confirmed: bool) {
         self.stage = Stage::Stopping { confirmed };
-        self.stop(now);
+        self.stop();
     }
 
-    pub(super) fn stop(&mut self, now: Millis) {
-        self.stuck_at = Some(now.plus(LADDER_MS));
+    pub(super) fn stop(&mut self) {
+        self.stuck_at = Some(after(LADDER_MS));
         if self.agent.stop().is_err() {
-            self.takes_no_commands(now);
+            self.takes_no_commands();
         }
     }
 
     /// A keeper that takes no commands has ended, and its last reply is on its way; or it is stuck.
-    pub(super) fn takes_no_commands(&mut self, now: Millis) {
-        let at = now.plus(LAST_REPLY_MS);
+    pub(super) fn takes_no_commands(&mut self) {
+        let at = after(LAST_REPLY_MS);
         self.stuck_at = Some(self.stuck_at.map_or(at, |before| before.min(at)));
     }
 
@@ -115,7 +115,7 @@ impl Worker {
                     };
                     self.sent.insert(n, purpose);
                     if self.agent.write(n, write.bytes, write.close).is_err() {
-                        self.takes_no_commands(Millis::now());
+                        self.takes_no_commands();
                     }
                 }
                 Settled::Rejected => {
