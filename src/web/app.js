@@ -1,8 +1,10 @@
-// The page: session list, one opened session, one connection. No framework; see view.js, follow.js.
+// The page: session list, one opened session, one connection. No framework.
 
 import { Follow } from './follow.js';
+import { element, plain } from './parts.js';
+import { call } from './rest.js';
 import { Socket } from './socket.js';
-import { View, element, plain } from './view.js';
+import { View } from './view.js';
 
 const $ = (id) => document.getElementById(id);
 const sessions = new Map();
@@ -13,43 +15,7 @@ let connectedOnce = false;
 const unanswered = new Map();
 let refs = 0;
 
-// ---- the server over HTTP
-
-class Problem extends Error {
-  constructor(status, code, message) {
-    super(message);
-    this.status = status;
-    this.code = code;
-  }
-}
-
-async function call(method, path, body) {
-  let answer;
-  try {
-    answer = await fetch(new URL(path, document.baseURI), {
-      method,
-      headers: body === undefined ? {} : { 'Content-Type': 'application/json' },
-      body: body === undefined ? undefined : JSON.stringify(body),
-      credentials: 'same-origin',
-      signal: AbortSignal.timeout(15000),
-    });
-  } catch {
-    throw new Problem(0, 'UNREACHABLE', 'the server cannot be reached');
-  }
-  const text = await answer.text();
-  let json = null;
-  try {
-    json = text ? JSON.parse(text) : null;
-  } catch {
-    // A proxy's own page, say: the status below has to do.
-  }
-  if (!answer.ok) {
-    const error = json?.error ?? {};
-    throw new Problem(answer.status, error.code ?? `HTTP_${answer.status}`,
-      error.message ?? `HTTP status ${answer.status}`);
-  }
-  return json;
-}
+// ---- the sessions
 
 async function loadSessions() {
   const found = [];
@@ -89,7 +55,7 @@ const socket = new Socket(socketUrl, check, {
     $('bar').hidden = false;
     const what = connectedOnce ? 'Connection lost' : 'Not connected';
     const when = navigator.onLine === false ? 'this device is offline' : `again in ${seconds} s`;
-    const text = `${what}: ${why}; ${when}.`;
+    const text = `${what}${why ? `: ${why}` : ''}; ${when}.`;
     if ($('bar-text').textContent !== text) $('bar-text').textContent = text;
     showState();
   },
@@ -102,6 +68,10 @@ async function check() {
     await loadSessions();
     $('login').hidden = true;
     $('page').hidden = false;
+    if (nothingShown()) {
+      if (sessions.size === 0) newSession();
+      else show('welcome');
+    }
     return null;
   } catch (problem) {
     return problem.status === 401 || problem.status === 403 ? 'unauthorised' : problem.message;
@@ -111,6 +81,7 @@ async function check() {
 function askForToken() {
   $('bar').hidden = true;
   $('page').hidden = true;
+  $('state').hidden = true;
   $('login').hidden = false;
   $('code').focus();
 }
@@ -121,6 +92,7 @@ $('login-form').addEventListener('submit', async (event) => {
   try {
     await call('POST', 'api/v1/login', { code: $('code').value.trim() });
     $('code').value = '';
+    $('state').hidden = false;
     start();
   } catch (problem) {
     $('login-error').textContent = problem.message;
@@ -207,9 +179,17 @@ function open(id) {
   if (socket.isOpen) subscribe();
 }
 
+// What the main part shows: one of three.
+function show(what) {
+  for (const part of ['session', 'new-form', 'welcome']) $(part).hidden = part !== what;
+}
+
+function nothingShown() {
+  return $('session').hidden && $('new-form').hidden;
+}
+
 function showSession() {
-  $('new-form').hidden = true;
-  $('session').hidden = false;
+  show('session');
   listing(false);
   listSessions();
 }
@@ -228,7 +208,7 @@ function take(frame) {
   switch (taken.what) {
     case 'event':
       if (taken.lost) view.line('some events never came');
-      show(frame);
+      draw(frame);
       break;
     case 'hole':
       subscribe();
@@ -270,7 +250,7 @@ function gone(from, to) {
 let atEnd = true;
 let drawing = false;
 
-function show(event) {
+function draw(event) {
   if (event.kind === 'run_started') {
     opened.run = event.runId;
     opened.stopping = false;
@@ -284,22 +264,35 @@ function show(event) {
     drawing = true;
     requestAnimationFrame(() => {
       drawing = false;
-      if (atEnd) toEnd();
-      $('to-end').hidden = atEnd;
+      $('log').dataset.shown = opened.view.account();
+      keepEnd();
       showState();
     });
   }
 }
 
+let lastTop = 0;
+
 function toEnd() {
   $('log').scrollTop = $('log').scrollHeight;
 }
 
+function keepEnd() {
+  if (atEnd) toEnd();
+  $('to-end').hidden = atEnd;
+}
+
+// Only a person scrolls up; what grows below leaves them at the end, if they were there.
 $('log').addEventListener('scroll', () => {
   const log = $('log');
-  atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 48;
-  if (atEnd) $('to-end').hidden = true;
+  if (log.scrollHeight - log.scrollTop - log.clientHeight < 48) atEnd = true;
+  else if (log.scrollTop < lastTop) atEnd = false;
+  lastTop = log.scrollTop;
+  $('to-end').hidden = atEnd;
 }, { passive: true });
+
+// The keyboard of a phone, a wider window, a bar that comes: the end stays in sight.
+new ResizeObserver(keepEnd).observe($('log'));
 
 $('to-end').addEventListener('click', () => {
   atEnd = true;
@@ -318,6 +311,7 @@ function showState() {
   const state = !socket.isOpen ? 'offline'
     : opened && !opened.follow.live ? 'catching up' : 'live';
   if ($('state').textContent !== state) $('state').textContent = state;
+  $('state').dataset.state = state.replace(' ', '-');
   if (!opened) return;
   const running = opened.run !== null;
   $('stop').hidden = !running;
@@ -399,18 +393,21 @@ function drawSessions() {
   const all = [...sessions.values()].sort((a, b) => rank(b) - rank(a)
     || (b.updatedAt < a.updatedAt ? -1 : b.updatedAt > a.updatedAt ? 1 : 0));
   const focused = document.activeElement?.dataset?.session;
+  const current = $('session').hidden ? null : opened;
   const items = all.map((session) => {
     const item = element('li');
     const choose = element('button');
     choose.type = 'button';
     choose.dataset.session = session.id;
-    choose.setAttribute('aria-current', String(opened?.id === session.id));
+    choose.setAttribute('aria-current', String(current?.id === session.id));
     choose.append(element('span', 'title', plain(session.title ?? 'untitled')));
     const about = element('span', 'about');
     const state = session.waiting ? ['● needs you', 'waiting']
       : session.running ? ['▸ running', 'running'] : null;
     if (state) about.append(element('span', state[1], state[0]), ' · ');
-    about.append(`${plain(session.provider)} · ${plain(session.projectPath)}`);
+    const path = plain(session.projectPath);
+    about.append(`${plain(session.provider)} · ${path.split('/').filter(Boolean).at(-1) ?? path}`);
+    choose.title = path;
     choose.append(about);
     choose.addEventListener('click', () => open(session.id));
     item.append(choose);
@@ -421,7 +418,7 @@ function drawSessions() {
     $('sessions').querySelector(`[data-session="${CSS.escape(focused)}"]`)?.focus();
   }
   $('no-sessions').hidden = all.length > 0;
-  const session = opened && sessions.get(opened.id);
+  const session = current && sessions.get(current.id);
   const heading = session ? plain(session.title ?? 'untitled') : 'reattach';
   $('heading').textContent = heading;
   const needy = all.filter((one) => one.waiting).length;
@@ -445,14 +442,18 @@ function listing(on) {
 
 $('menu').addEventListener('click', () => listing(!$('page').classList.contains('listing')));
 
-$('new').addEventListener('click', () => {
-  $('session').hidden = true;
-  $('new-form').hidden = false;
+function newSession() {
+  show('new-form');
   const last = [...sessions.values()].sort((a, b) => (a.updatedAt < b.updatedAt ? 1 : -1))[0];
   if (!$('provider').value) $('provider').value = last?.provider ?? 'claude';
   if (!$('project').value) $('project').value = last?.projectPath ?? '';
   listing(false);
-  $('prompt').focus();
+  drawSessions();
+}
+
+$('new').addEventListener('click', () => {
+  newSession();
+  ($('project').value ? $('prompt') : $('project')).focus();
 });
 
 $('new-form').addEventListener('submit', async (event) => {
@@ -482,8 +483,14 @@ $('new-form').addEventListener('submit', async (event) => {
 function start() {
   const wanted = new URLSearchParams(location.hash.slice(1)).get('s');
   if (wanted) open(wanted);
-  else listing(true);
+  else if (nothingShown()) listing(true);
   socket.connect();
 }
+
+// Somebody has followed a link to a session, or changed the address.
+window.addEventListener('hashchange', () => {
+  const wanted = new URLSearchParams(location.hash.slice(1)).get('s');
+  if (wanted && wanted !== opened?.id) open(wanted);
+});
 
 start();

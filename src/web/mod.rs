@@ -19,14 +19,20 @@ pub struct Asset {
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
+const IMAGE: &str = "image/svg+xml";
 
 /// By path below the base path, without a query.
-const FILES: [(&str, &str, &[u8]); 6] = [
+const FILES: [(&str, &str, &[u8]); 11] = [
     ("/", HTML, include_bytes!("index.html")),
-    ("/style.css", STYLE, include_bytes!("style.css")),
+    ("/icon.svg", IMAGE, include_bytes!("icon.svg")),
     ("/app.js", SCRIPT, include_bytes!("app.js")),
     ("/follow.js", SCRIPT, include_bytes!("follow.js")),
+    ("/card.js", SCRIPT, include_bytes!("card.js")),
+    ("/markdown.js", SCRIPT, include_bytes!("markdown.js")),
+    ("/parts.js", SCRIPT, include_bytes!("parts.js")),
+    ("/rest.js", SCRIPT, include_bytes!("rest.js")),
     ("/socket.js", SCRIPT, include_bytes!("socket.js")),
+    ("/style.css", STYLE, include_bytes!("style.css")),
     ("/view.js", SCRIPT, include_bytes!("view.js")),
 ];
 

@@ -53,7 +53,7 @@ export class Socket {
     this.deadTimer = setTimeout(() => this.lost('no answer'), OPEN_MS);
     socket.onopen = () => {
       if (socket !== this.socket) return;
-      this.send({ type: 'hello', protocol: 1, client: 'page' });
+      this.send({ type: 'hello', protocol: 1, client: pageName() });
       this.schedulePing();
       this.on.open();
     };
@@ -147,10 +147,16 @@ export class Socket {
   }
 }
 
+// What the record of who answered says; people know their devices by their system.
+function pageName() {
+  const system = /Android|iPhone|iPad|Windows|Mac|CrOS|Linux/.exec(navigator.userAgent)?.[0];
+  return system ? `page on ${system}` : 'page';
+}
+
 function reason(code) {
   switch (code) {
     case 1001: return 'the server is stopping';
-    case 1006: return 'connection lost';
+    case 1006: return ''; // it just broke off
     case 4000: return 'this device was too slow';
     case 4001: return 'no sign of life from this device';
     default: return `closed (${code})`;

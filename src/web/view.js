@@ -1,25 +1,8 @@
 // A session's log as elements. Knows the vocabulary of events; not sockets, not the server.
-//
-// What an agent says goes into the page as text alone: `textContent` and text nodes, never markup.
 
-const SHOWN_CHARS = 20000;
-
-// An element with a class and text.
-export function element(name, className, text) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-
-// Terminal escapes mean nothing here.
-export function plain(text) {
-  return String(text)
-    // eslint-disable-next-line no-control-regex
-    .replace(/\u001b(?:\[[0-?]*[ -/]*[@-~]|[\]P^_X][^\u0007\u001b]*(?:\u0007|\u001b\\)?|.)/g, '')
-    // eslint-disable-next-line no-control-regex
-    .replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]/g, '');
-}
+import { Card } from './card.js';
+import { markdown } from './markdown.js';
+import { diff, element, oneLine, plain, pre, seconds, summaryOf, textOf, word } from './parts.js';
 
 export class View {
   // `answer(requestId, fields)` is called when the person decides.
@@ -32,10 +15,32 @@ export class View {
     this.statuses = new Map();
     this.current = null; // what goes on now
     this.plan = null;
+    this.at = null; // the event that is being shown
+    this.shown = []; // {run, ranges: [[first, last]...]}: every event shown, in the order of showing
     root.replaceChildren();
   }
 
+  // The account of what was shown, for tests and for anyone who looks: a hole, a double or a
+  // wrong order is seen at once. Cheap, since a run without faults is one range.
+  note({ runId, seq }) {
+    let run = this.shown.at(-1);
+    if (run?.run !== runId) {
+      run = { run: runId, ranges: [] };
+      this.shown.push(run);
+    }
+    const range = run.ranges.at(-1);
+    if (range && seq === range[1] + 1) range[1] = seq;
+    else run.ranges.push([seq, seq]);
+  }
+
+  account() {
+    return this.shown.map(({ run, ranges }) =>
+      `${run}:${ranges.map(([first, last]) => `${first}-${last}`).join(',')}`).join(' ');
+  }
+
   event(event) {
+    this.at = event;
+    this.note(event);
     switch (event.kind) {
       case 'run_started': return this.runStarted(event);
       case 'stream_delta': return this.delta(event);
@@ -73,6 +78,8 @@ export class View {
       made.append(document.createElement('br'), element('span', 'faint',
         `cut; all ${event.truncated.bytes} bytes: ${event.truncated.href}`));
     }
+    made.dataset.run = this.at.runId;
+    made.dataset.seq = this.at.seq;
     this.root.append(made);
     return made;
   }
@@ -95,17 +102,18 @@ export class View {
 
   newBlock(event, thinking) {
     const text = document.createTextNode('');
-    const said = element('div', 'said');
+    const said = element('div', 'said raw');
+    said.dataset.kind = thinking ? 'thinking' : 'text';
     // Said aloud when finished, not piece by piece.
     said.setAttribute('aria-live', 'off');
     said.append(text);
     let outer = said;
     if (thinking) {
-      outer = element('details');
+      outer = element('details', 'thinking');
       outer.append(element('summary', 'faint', 'Thinking'), said);
     }
     this.add({ parentToolId: event.parentToolId }, outer);
-    return { outer, said, text };
+    return { said, text };
   }
 
   // The finished block is the truth, whatever deltas said before.
@@ -117,9 +125,9 @@ export class View {
     const streamed = event.blockId ? this.blocks.get(event.blockId) : undefined;
     const block = streamed ?? this.newBlock(event, event.kind === 'thinking');
     if (event.blockId) this.blocks.delete(event.blockId);
-    const content = plain(event.content);
     block.said.removeAttribute('aria-live');
-    if (block.text.data !== content) block.text.data = content;
+    block.said.classList.remove('raw');
+    block.said.replaceChildren(markdown(plain(event.content)));
     if (event.truncated) {
       block.said.append(element('p', 'faint',
         `cut; all ${event.truncated.bytes} bytes: ${event.truncated.href}`));
@@ -143,7 +151,11 @@ export class View {
     }
     tool.name.textContent = plain(event.toolName ?? 'tool');
     const about = plain(event.title || summaryOf(event.toolInput));
-    tool.about.textContent = about && about !== event.toolName ? `: ${oneLine(about)}` : '';
+    // Titles such as "Edit main.rs" say the name once more.
+    const name = `${tool.name.textContent} `.toLowerCase();
+    tool.about.textContent = !about || about === event.toolName ? ''
+      : about.toLowerCase().startsWith(name) ? oneLine(about).slice(name.length - 1)
+        : `: ${oneLine(about)}`;
     tool.body.replaceChildren();
     if (event.diff) {
       tool.body.append(diff(event.diff));
@@ -178,7 +190,7 @@ export class View {
     this.statuses.set(event.status, event);
     if (!['plan', 'usage', 'model', 'mode'].includes(event.status)) this.current = event;
     if (event.status === 'plan' && Array.isArray(event.plan)) {
-      const list = element('ul', 'faint');
+      const list = element('ul', 'faint plan');
       for (const item of event.plan) {
         const mark = { completed: '✓', in_progress: '▸' }[item.status] ?? '○';
         list.append(element('li', '', `${mark} ${plain(item.content)}`));
@@ -192,7 +204,9 @@ export class View {
   // What goes on, on one line.
   statusLine() {
     const parts = [];
-    if (this.current) {
+    const asking = [...this.cards.values()].some((card) => !card.closed);
+    if (asking) parts.push('waiting for you');
+    else if (this.current) {
       parts.push([word(this.current.status), plain(this.current.text ?? '')].filter(Boolean).join(': '));
     }
     const model = this.statuses.get('model');
@@ -244,8 +258,10 @@ export class View {
   resolved(event) {
     const card = this.cards.get(event.requestId);
     const who = event.by?.name ? ` by ${plain(event.by.name)}` : '';
-    const edited = event.edited ? ', with changes' : '';
-    const how = event.decision === 'allow' ? 'allowed' : 'denied';
+    const answers = card?.asks && event.decision === 'allow' ? event.updatedInput?.answers : null;
+    const edited = event.edited && !answers ? ', with changes' : '';
+    const how = answers ? `answered “${oneLine(plain(Object.values(answers).join('”, “')))}”`
+      : event.decision === 'allow' ? 'allowed' : 'denied';
     const state = {
       recorded: 'recorded, on its way to the agent',
       delivered: 'the agent has the answer',
@@ -264,205 +280,4 @@ export class View {
   refused(requestId, text) {
     this.cards.get(requestId)?.again(text);
   }
-}
-
-// A permission request, with what can be answered.
-class Card {
-  constructor(event, decide) {
-    this.event = event;
-    this.root = element('div', 'card');
-    this.root.setAttribute('role', 'group');
-    const asks = event.interaction === 'question';
-    const title = {
-      question: 'The agent asks',
-      plan: 'The agent proposes a plan',
-    }[event.interaction] ?? `The agent wants to use ${plain(event.toolName)}`;
-    this.root.setAttribute('aria-label', title);
-    this.root.append(element('h2', '', title));
-    if (event.title && !asks) this.root.append(element('p', '', plain(event.title)));
-    if (event.description) this.root.append(element('p', '', plain(event.description)));
-    if (event.cwd) this.root.append(element('p', 'faint', `in ${plain(event.cwd)}`));
-    if (event.diff) this.root.append(diff(event.diff));
-    else if (event.input?.plan) this.root.append(element('p', '', plain(event.input.plan)));
-    else if (!asks && event.input && Object.keys(event.input).length > 0) {
-      this.root.append(pre(summaryOf(event.input)));
-    }
-    this.controls = element('div');
-    this.state = element('p', 'faint');
-    this.state.setAttribute('role', 'status');
-    this.root.append(this.controls, this.state);
-    this.decide = (fields) => {
-      this.enable(false);
-      this.state.textContent = 'sending…';
-      decide(fields);
-    };
-    this.build();
-  }
-
-  build() {
-    const { event } = this;
-    this.fields = (event.questions ?? []).map((question, at) => this.question(question, at));
-    const note = element('input');
-    note.setAttribute('aria-label', 'A note to the agent');
-    note.placeholder = 'A note to the agent';
-    const decide = (allow, choice, input) => {
-      const fields = { allow };
-      if (choice) fields.choiceId = choice.id;
-      if (input !== undefined) fields.updatedInput = input;
-      if (note.value.trim()) fields.message = note.value.trim();
-      this.decide(fields);
-    };
-    const choices = event.choices ?? [];
-    const first = (kind) => choices.find((choice) => choice.kind === kind);
-    const buttons = element('div', 'buttons');
-    const deny = button('Deny', 'deny', () => decide(false, first('reject_once')));
-    const allow = button(this.fields.length ? 'Answer' : 'Allow once', 'allow', () => {
-      if (!this.fields.length) {
-        decide(true, first('allow_once'));
-        return;
-      }
-      const answers = {};
-      for (const field of this.fields) {
-        const value = field.value();
-        if (!value) {
-          this.state.textContent = 'An answer is missing.';
-          return;
-        }
-        answers[field.id] = value;
-      }
-      decide(true, first('allow_once'), { ...event.input, answers });
-    });
-    buttons.append(deny, allow);
-    const more = element('details');
-    more.append(element('summary', '', 'More'), note);
-    for (const choice of choices.filter((one) => /always$/.test(one.kind))) {
-      const rule = choice.rule ? ` — saves the rule: ${plain(choice.rule)}` : '';
-      more.append(button(`${plain(choice.label)}${rule}`, '', () => {
-        decide(choice.kind === 'allow_always', choice);
-      }));
-    }
-    if (event.editable && !this.fields.length) {
-      const input = element('textarea');
-      input.rows = 6;
-      input.value = JSON.stringify(event.input, null, 2);
-      input.setAttribute('aria-label', 'What to allow instead, as JSON');
-      more.append(input, button('Allow this instead', '', () => {
-        try {
-          decide(true, first('allow_once'), JSON.parse(input.value));
-        } catch (error) {
-          this.state.textContent = `That is not JSON: ${error.message}`;
-        }
-      }));
-    }
-    this.controls.append(buttons, more);
-  }
-
-  question(question, at) {
-    const set = element('fieldset');
-    set.append(element('legend', '', plain(question.text)));
-    const name = `q-${this.event.requestId}-${at}`;
-    const boxes = (question.options ?? []).map((option) => {
-      const label = element('label');
-      const box = element('input');
-      box.type = question.multi ? 'checkbox' : 'radio';
-      box.name = name;
-      box.value = option;
-      label.append(box, document.createTextNode(plain(option)));
-      set.append(label);
-      return box;
-    });
-    const own = element('input');
-    own.placeholder = boxes.length ? 'or in your own words' : 'Your answer';
-    own.setAttribute('aria-label', own.placeholder);
-    set.append(own);
-    this.controls.append(set);
-    return {
-      id: question.id,
-      value: () => {
-        const words = own.value.trim();
-        const chosen = boxes.filter((box) => box.checked).map((box) => box.value);
-        if (words && (question.multi || !chosen.length)) chosen.push(words);
-        return chosen.join(', ');
-      },
-    };
-  }
-
-  enable(on) {
-    for (const control of this.controls.querySelectorAll('button, input, textarea')) {
-      control.disabled = !on;
-    }
-  }
-
-  again(text) {
-    this.enable(true);
-    this.state.textContent = text;
-  }
-
-  done(text) {
-    this.controls.hidden = true;
-    this.root.classList.add('done');
-    this.state.textContent = text;
-  }
-}
-
-function button(text, className, act) {
-  const made = element('button', className, text);
-  made.type = 'button';
-  made.addEventListener('click', act);
-  return made;
-}
-
-// Long output is shown in part, with a button for the rest.
-function pre(text) {
-  const whole = plain(text);
-  const shown = element('pre', '', whole.slice(0, SHOWN_CHARS));
-  if (whole.length <= SHOWN_CHARS) return shown;
-  const outer = element('div');
-  const more = button(`Show all ${whole.length} characters`, '', () => {
-    shown.textContent = whole;
-    more.remove();
-  });
-  outer.append(shown, more);
-  return outer;
-}
-
-function diff(text) {
-  const shown = element('pre', 'diff');
-  for (const line of plain(text).split('\n')) {
-    const kind = line.startsWith('+') ? 'add' : line.startsWith('-') ? 'cut' : 'same';
-    shown.append(element('span', kind, line || ' '));
-  }
-  return shown;
-}
-
-function summaryOf(input) {
-  if (!input || typeof input !== 'object') return input === undefined || input === null ? '' : String(input);
-  for (const name of ['command', 'file_path', 'path', 'pattern', 'query', 'url', 'description']) {
-    if (typeof input[name] === 'string') return input[name];
-    if (name === 'command' && Array.isArray(input[name])) return input[name].join(' ');
-  }
-  return Object.keys(input).length ? JSON.stringify(input) : '';
-}
-
-function textOf(content) {
-  if (content === undefined || content === null) return '';
-  if (typeof content === 'string') return content;
-  if (Array.isArray(content) && content.every((part) => typeof part?.text === 'string')) {
-    return content.map((part) => part.text).join('\n');
-  }
-  return JSON.stringify(content, null, 2);
-}
-
-function oneLine(text) {
-  const line = text.replace(/\s+/g, ' ').trim();
-  return line.length > 160 ? `${line.slice(0, 160)}…` : line;
-}
-
-function word(text) {
-  return plain(text ?? '').replaceAll('_', ' ');
-}
-
-function seconds(ms) {
-  return ms < 1000 ? `${ms} ms` : ms < 60000 ? `${(ms / 1000).toFixed(1)} s`
-    : `${Math.floor(ms / 60000)} min ${Math.round((ms % 60000) / 1000)} s`;
 }

@@ -95,6 +95,7 @@ impl Gate {
         }
         match text(headers, "sec-fetch-site").unwrap_or("none") {
             "same-origin" | "none" => Ok(()),
+            _ if is_followed_link(headers) => Ok(()),
             _ => {
                 let message = "Other web sites may not use this server.";
                 Err(Refused::new(StatusCode::FORBIDDEN, "ORIGIN_NOT_ALLOWED", message))
@@ -112,6 +113,15 @@ impl Gate {
         self.public_origin.as_deref() == Some(origin)
             || origin.strip_prefix("http://").is_some_and(|rest| rest == authority)
     }
+}
+
+/// Somebody followed a link from another site to the page: it fills a tab of its own, where that
+/// site can't read it. Scripts and frames have another mode or destination, forms an `Origin`; the
+/// browser sets all of these.
+fn is_followed_link(headers: &HeaderMap) -> bool {
+    text(headers, "sec-fetch-mode") == Some("navigate")
+        && text(headers, "sec-fetch-dest") == Some("document")
+        && !headers.contains_key(header::ORIGIN)
 }
 
 /// The one value of a header; `None` if it is absent, `Some("")` if it is no text.
@@ -209,6 +219,21 @@ mod tests {
         let site = |site| status(&gate, &[("host", "localhost"), ("sec-fetch-site", site)]);
         assert_eq!([site("same-origin"), site("none")], [200, 200]);
         assert_eq!([site("same-site"), site("cross-site"), site("")], [403, 403, 403]);
+        let other = |mode, dest| {
+            let site = [("host", "localhost"), ("sec-fetch-site", "cross-site")];
+            status(&gate, &[site[0], site[1], ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)])
+        };
+        assert_eq!(other("navigate", "document"), 200, "a link");
+        assert_eq!(other("navigate", "iframe"), 403, "a frame");
+        assert_eq!([other("no-cors", "empty"), other("cors", "document")], [403, 403], "a script");
+        let form = [
+            ("host", "localhost"),
+            ("origin", "null"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
+        assert_eq!(status(&gate, &form), 403, "a form");
     }
 
     #[test]
