@@ -341,3 +341,44 @@ fn a_session_is_not_deleted_while_it_runs() {
     let gateway = gateway.restart();
     assert_eq!(gateway.get(&path).0, 404, "deleted is deleted, also after a restart");
 }
+
+#[test]
+fn any_command_is_an_agent() {
+    let script = "cat; echo out; echo err >&2; exit $0";
+    let gateway = Setup::new()
+        .provider("fine", "command", &["sh", "-c", script, "0"])
+        .provider("bad", "command", &["sh", "-c", script, "3"])
+        .provider("deaf", "command", &["true"])
+        .provider("mute", "jsonl", &["false"])
+        .start();
+    let run_of = |provider: &str| {
+        let session = gateway.session(provider);
+        let mut client = gateway.connect();
+        let run = client.prompt(&session, "first line\nsecond line");
+        client.expect_complete(&run);
+        let frames = of_runs(&client);
+        let mut checker = Checker::new();
+        frames.iter().for_each(|frame| checker.see(frame));
+        frames
+    };
+    for (provider, code) in [("fine", 0), ("bad", 3)] {
+        let frames = run_of(provider);
+        let of = |kind: &str| -> Vec<String> {
+            let content = |f: &Frame| f.json["content"].as_str().unwrap_or_default().to_owned();
+            frames.iter().filter(|f| f.kind() == kind).map(content).collect()
+        };
+        assert_eq!(of("text"), ["first line", "second line", "out"], "{provider}");
+        assert_eq!(of("error"), ["err"], "{provider}");
+        let complete = &frames.last().expect("a complete").json;
+        assert_eq!(complete["exitCode"], code, "{complete}");
+        assert_eq!(complete["success"], code == 0, "{complete}");
+    }
+    let fine = run_of("fine");
+    assert_eq!(fine.last().expect("a complete").json["reason"], "finished");
+    // They end without reading a word.
+    for (provider, code) in [("deaf", 0), ("mute", 1)] {
+        let frames = run_of(provider);
+        let complete = &frames.last().expect("a complete").json;
+        assert_eq!(complete["exitCode"], code, "{provider}: {complete}");
+    }
+}

@@ -1,26 +1,16 @@
-//! Floods, stalled clients, long lines, bad bytes, full disks, unusable data.
+//! Floods, stalled clients, long lines, bad bytes: what memory and order have to stand.
 //!
 //! `REATTACH_PRESSURE_MB` sets how much the agent prints in front of a client that stopped
 //! reading: 64 by default, 1024 is what docs/operations.md speaks of.
-
-use std::fs;
-use std::net::TcpListener;
 
 use serde_json::{Value, json};
 use tungstenite::Message;
 
 use crate::support::client::Ended;
-use crate::support::gateway::wait_output;
 use crate::support::process::resident;
-use crate::support::{Agent, Checker, Client, Frame, Gateway, Ledger, Setup, eventually};
+use crate::support::{Checker, Client, Frame, Gateway, Ledger, Setup, begin, eventually};
 
 const MIB: u64 = 1 << 20;
-
-fn begin(gateway: &Gateway, client: &mut Client, session: &str) -> (String, Agent) {
-    let run = client.prompt(session, "go");
-    let (agent, _) = gateway.hub().prompted("fake", "go");
-    (run, agent)
-}
 
 #[test]
 fn a_client_that_stops_reading_delays_nobody_and_costs_no_memory() {
@@ -31,7 +21,7 @@ fn a_client_that_stops_reading_delays_nobody_and_costs_no_memory() {
     let mut live = gateway.connect();
     let mut stalled = gateway.connect();
     stalled.subscribe(&json!({"sessionId": session, "from": "start"}));
-    let (run, agent) = begin(&gateway, &mut live, &session);
+    let (run, agent) = begin(&gateway, &mut live, &session, "go");
     agent.flood(100, 16 << 10, "warm");
     live.expect_at(&run, 100);
     let before = resident(gateway.pid());
@@ -79,7 +69,7 @@ fn a_line_of_12_mb_is_one_event_and_whole_over_rest() {
     let gateway = Setup::with_fake().start();
     let session = gateway.session("fake");
     let mut client = gateway.connect();
-    let (run, agent) = begin(&gateway, &mut client, &session);
+    let (run, agent) = begin(&gateway, &mut client, &session, "go");
     let bytes = 12 << 20;
     agent.emit_long("{\"kind\":\"text\",\"content\":\"", 'x', bytes, "\"}");
     agent.say("after it");
@@ -128,7 +118,7 @@ fn long_events_are_cut_at_a_character() {
     let gateway = Setup::with_fake().set("limits", "event_bytes_max", "4096").start();
     let session = gateway.session("fake");
     let mut client = gateway.connect();
-    let (run, agent) = begin(&gateway, &mut client, &session);
+    let (run, agent) = begin(&gateway, &mut client, &session, "go");
     for (i, fill) in ['x', 'é', '\u{1f980}', '"', '\n', '\\'].into_iter().enumerate() {
         let content = fill.to_string().repeat(6000);
         agent.say(&content);
@@ -156,7 +146,7 @@ fn of_a_line_over_the_cap_its_head_is_kept_and_its_length_said() {
     let gateway = Setup::with_fake().set("limits", "line_bytes_max", "1048576").start();
     let session = gateway.session("fake");
     let mut client = gateway.connect();
-    let (run, agent) = begin(&gateway, &mut client, &session);
+    let (run, agent) = begin(&gateway, &mut client, &session, "go");
     agent.emit_long("{\"kind\":\"text\",\"content\":\"", 'x', 3 << 20, "\"}");
     agent.say("after it");
     let event = client.expect_at(&run, 1);
@@ -177,7 +167,7 @@ fn bytes_that_are_no_utf_8_become_raw_events() {
     let gateway = Setup::with_fake().start();
     let session = gateway.session("fake");
     let mut client = gateway.connect();
-    let (run, agent) = begin(&gateway, &mut client, &session);
+    let (run, agent) = begin(&gateway, &mut client, &session, "go");
     agent.emit_bytes(b"{\"kind\":\"text\",\"content\":\"a\xff\xfeb\"}\n");
     agent.emit_bytes(b"\x00\x01\x02\n");
     agent.emit_bytes(b"\n");
@@ -207,7 +197,7 @@ fn a_client_frame_over_its_limit_closes_with_1009() {
     let gateway = Setup::with_fake().set("limits", "message_bytes_max", "65536").start();
     let session = gateway.session("fake");
     let mut client = gateway.connect();
-    let (run, agent) = begin(&gateway, &mut client, &session);
+    let (run, agent) = begin(&gateway, &mut client, &session, "go");
     let mut other = gateway.connect();
     let fits = json!({"type": "ping", "pad": "x".repeat(60_000)});
     assert_eq!(other.request(&fits).kind(), "pong");
@@ -237,7 +227,7 @@ fn five_floods_at_once_keep_their_order() {
     let mut runs = Vec::new();
     for _ in 0..5 {
         let session = gateway.session("fake");
-        let (run, agent) = begin(&gateway, &mut client, &session);
+        let (run, agent) = begin(&gateway, &mut client, &session, "go");
         runs.push((session, run, agent));
     }
     for (_, _, agent) in &runs {
@@ -267,187 +257,148 @@ fn five_floods_at_once_keep_their_order() {
 }
 
 #[test]
-fn a_full_disk_is_said_and_loses_nothing_that_was_visible() {
-    let setup = Setup::with_fake().env("REATTACH_TEST_MAX_PAGE_COUNT", "400");
-    let mut gateway = setup.start();
+fn what_retention_takes_from_under_a_slow_reader_is_a_gap_in_mid_stream() {
+    const LINES: u64 = 1500;
+    // Each run is more than what the sockets' buffers hold, and only one of them may stay.
+    let setup = Setup::with_fake()
+        .set("limits", "ring_events_max", "64")
+        .set("timeouts", "completed_retention", "\"10ms\"")
+        .set("retention", "max_bytes", "30000000");
+    let gateway = setup.start();
     let session = gateway.session("fake");
-    let other = gateway.session("fake");
-    let mut client = gateway.connect();
-    let (run, agent) = begin(&gateway, &mut client, &session);
-    agent.flood(u64::MAX, 2000, "e");
-    // It is a current value: while the ballast helps, "it works again" may be all that is seen.
-    let failing = |frame: &Frame| frame.kind() == "store_state" && frame.json["ok"] == false;
-    let state = client.expect("store_state", failing);
-    assert!(state.json["code"].is_string(), "{}", state.text);
-    // First the ballast is given up, which makes room for a moment; then it stays full.
-    eventually("the store tries again and again", || {
-        let tries = gateway.stderr().matches("the store cannot write; it tries again").count();
-        (tries >= 3).then_some(())
-    });
-    let refused = client.request(&json!({
-        "type": "chat.send", "sessionId": other, "content": "not now",
-    }));
-    assert_eq!(refused.json["code"], "STORE_UNAVAILABLE", "{}", refused.text);
-    assert_eq!(gateway.get("/readyz").0, 503);
-    assert_eq!(gateway.get("/healthz").0, 200);
-    // A client that comes now is told at once.
-    let mut late = gateway.connect();
-    late.expect("store_state", failing);
-    // Abort stops the process although nothing can be written.
-    assert!(!agent.gone(), "I18: agents wait, none is killed");
-    client.send(&json!({"type": "chat.abort", "sessionId": session}));
-    agent.wait_gone();
-    let completed = client.seen.iter().any(|frame| frame.kind() == "complete");
-    assert!(!completed, "I8: what can not be written is not shown");
-    let mut ledger = Ledger::new();
-    gateway.kill();
-    client.read_to_end();
-    client.seen.iter().for_each(|frame| ledger.see(frame));
-
-    gateway.setup.env.clear();
-    let gateway = gateway.restart();
-    eventually("the run is ended", || {
-        let (_, row) = gateway.get(&format!("/api/v1/runs/{run}"));
-        (row["status"] == "completed").then_some(())
-    });
-    let (mut kept, mut checker) = (Ledger::new(), Checker::new());
-    for frame in gateway.replay(&session) {
-        kept.see(&frame);
-        checker.see(&frame);
+    let mut slow = gateway.connect();
+    slow.subscribe(&json!({"sessionId": session, "from": "start"}));
+    let mut live = gateway.connect();
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let (run, agent) = begin(&gateway, &mut live, &session, "go");
+        live.forget();
+        agent.flood(LINES, 16 << 10, "e");
+        live.expect_at(&run, LINES);
+        agent.finish();
+        live.expect_complete(&run);
+        runs.push(run);
     }
-    ledger.is_within(&kept);
-    assert!(checker.ended(&session), "I9");
+    eventually("retention takes the first run", || {
+        let (_, page) = gateway
+            .get(&format!("/api/v1/sessions/{session}/events?after={}:{LINES}&limit=1", runs[0]));
+        page["gap"].is_object().then_some(())
+    });
+    // Now it reads on: the first run up to some point, what is gone, the second run whole.
+    slow.forget();
+    let mut seen = Vec::new();
+    let mut gap = None;
+    loop {
+        let frame = slow.expect("the rest", |f| f.run().is_some() || f.kind() == "gap");
+        if frame.kind() == "gap" {
+            assert!(gap.is_none(), "I4b: consecutive gaps join");
+            gap = Some((seen.len() as u64, frame.json.clone()));
+            continue;
+        }
+        seen.push((frame.run().expect("of a run").to_owned(), frame.seq().expect("a seq")));
+        if frame.is("complete", &session) && frame.run() == Some(&runs[1]) {
+            break;
+        }
+    }
+    let (before, gap) = gap.expect("it was too slow for the first run");
+    assert_eq!(gap["sessionId"], session);
+    assert_eq!(gap["from"], json!({"runId": runs[0], "seq": before}), "after the last that it saw");
+    assert_eq!(gap["to"], json!({"runId": runs[0], "seq": LINES + 1}), "I4b: to the run's end");
+    let first = (0..before).map(|seq| (runs[0].clone(), seq));
+    let second = (0..=LINES + 1).map(|seq| (runs[1].clone(), seq));
+    assert!(seen.into_iter().eq(first.chain(second)), "I4: the rest in order, once");
+}
+
+#[test]
+fn many_sessions_share_one_bound_of_memory() {
+    let setup = Setup::with_fake().set("limits", "ring_bytes_max", "4194304");
+    let gateway = setup.set("limits", "ring_total_bytes_max", "8388608").start();
     let mut client = gateway.connect();
-    let reply = client.request(&json!({
-        "type": "chat.send", "sessionId": other, "content": "now",
-    }));
-    assert_eq!(reply.kind(), "chat_accepted", "{}", reply.text);
-    let (_, runs) = gateway.get(&format!("/api/v1/sessions/{other}/runs"));
-    assert_eq!(runs["items"].as_array().map(Vec::len), Some(1), "a refused send recorded nothing");
+    let mut runs = Vec::new();
+    for _ in 0..8 {
+        let session = gateway.session("fake");
+        let (run, agent) = begin(&gateway, &mut client, &session, "go");
+        runs.push((session, run, agent));
+    }
+    client.cut();
+    let before = resident(gateway.pid());
+    for (_, _, agent) in &runs {
+        agent.flood(800, 16 << 10, "e");
+    }
+    let mut most = before;
+    for (_, run, _) in &runs {
+        eventually("all of it is durable", || {
+            most = most.max(resident(gateway.pid()));
+            let (_, row) = gateway.get(&format!("/api/v1/runs/{run}"));
+            (row["lastSeq"] == 800).then_some(())
+        });
+    }
+    let grown = most.saturating_sub(before);
+    assert!(grown <= 64 * MIB, "I7: 100 MiB of events made it grow by {} MiB", grown / MIB);
+    for (session, run, _) in &runs {
+        let log = gateway.replay(session);
+        assert_eq!(log.len(), 801, "I4: {run}");
+    }
 }
 
 #[test]
-fn a_data_dir_that_can_not_be_used_exits_75() {
-    let setup = Setup::with_fake();
-    fs::write(setup.data_dir(), "a file").expect("the root is writable");
-    let (code, stderr) = setup.refused();
-    assert_eq!(code, Some(75), "{stderr}");
-    assert!(stderr.contains(&*setup.data_dir().to_string_lossy()), "it names it: {stderr}");
-}
-
-#[test]
-fn a_corrupt_database_exits_75_and_is_left_alone() {
-    let mut gateway = Setup::with_fake().start();
-    gateway.session("fake");
-    assert!(gateway.terminate().success());
-    let database = fs::read_dir(gateway.setup.data_dir())
-        .expect("the data dir")
-        .map(|entry| entry.expect("readable").path())
-        .find(|path| fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"SQLite format 3")))
-        .expect("a database");
-    let mut bytes = fs::read(&database).expect("readable");
-    bytes[..100].fill(b'?');
-    fs::write(&database, &bytes).expect("writable");
-    let (code, stderr) = gateway.setup.refused();
-    assert_eq!(code, Some(75), "{stderr}");
-    assert_eq!(fs::read(&database).expect("readable"), bytes, "it is not touched");
-}
-
-#[test]
-fn a_second_process_on_a_data_dir_exits_75_and_names_the_first() {
+fn forty_clients_see_the_same_bytes() {
     let gateway = Setup::with_fake().start();
     let session = gateway.session("fake");
-    let (code, stderr) = gateway.setup.refused();
-    assert_eq!(code, Some(75), "{stderr}");
-    let said = format!("already running, pid {}", gateway.pid());
-    assert!(stderr.contains(&said), "{stderr}");
-    // The first one is not disturbed.
-    assert_eq!(gateway.get(&format!("/api/v1/sessions/{session}")).0, 200);
-    let mut client = gateway.connect();
-    let (run, agent) = begin(&gateway, &mut client, &session);
+    let mut sender = gateway.connect();
+    let (run, agent) = begin(&gateway, &mut sender, &session, "go");
+    let mut clients: Vec<Client> = (0..40).map(|_| gateway.connect()).collect();
+    agent.flood(1000, 150, "e");
+    sender.expect_at(&run, 40);
+    for (at, client) in clients.iter_mut().enumerate() {
+        let target = match at % 3 {
+            0 => json!({"sessionId": session, "from": "start"}),
+            1 => json!({"sessionId": session, "runId": run}),
+            _ => json!({"sessionId": session, "runId": run, "lastSeq": at}),
+        };
+        client.subscribe(&target);
+    }
+    let mut ledger = Ledger::new();
     agent.finish();
-    client.expect_complete(&run);
-}
-
-#[test]
-fn a_port_in_use_is_said() {
-    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = taken.local_addr().expect("it is bound").to_string();
-    let setup = Setup::with_fake();
-    let mut command = setup.command();
-    let mut arguments: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
-    let bind = arguments.iter().position(|arg| arg == "--bind").expect("it is given");
-    arguments[bind + 1] = address.clone().into();
-    command = {
-        let mut again = std::process::Command::new(command.get_program());
-        again.args(arguments).stdin(std::process::Stdio::null());
-        again.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-        again
-    };
-    let (code, stderr) = wait_output(command.spawn().expect("the binary runs"));
-    assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains(&address), "it names the address: {stderr}");
-}
-
-#[test]
-fn configuration_that_is_wrong_exits_78_and_says_what_to_do() {
-    let cases = [
-        ("limits", "agent_max", "3", "agents_max"),
-        ("timeouts", "stal", "\"3s\"", "stall"),
-        ("limits", "agents_max", "\"many\"", "agents_max"),
-        ("timeouts", "stall", "\"3 parsecs\"", "stall"),
-        ("limits", "event_bytes_max", "999999999999", "event_bytes_max"),
-    ];
-    for (section, key, value, named) in cases {
-        let (code, stderr) = Setup::with_fake().set(section, key, value).refused();
-        assert_eq!(code, Some(78), "{key} = {value}: {stderr}");
-        assert!(stderr.contains(named), "{key} = {value}: it names {named}: {stderr}");
+    sender.expect_complete(&run);
+    sender.seen.iter().for_each(|frame| ledger.see(frame));
+    assert_eq!(ledger.len(), 1002);
+    for (at, client) in clients.iter_mut().enumerate() {
+        client.expect_complete(&run);
+        let mut checker = Checker::new();
+        if at % 3 == 2 {
+            checker.begin_at(&session, &run, at as u64);
+        }
+        for frame in &client.seen {
+            checker.see(frame);
+            ledger.see(frame);
+        }
+        assert!(checker.ended(&session));
     }
 }
 
 #[test]
-fn a_session_whose_row_is_rejected_ends_alone() {
-    let mut gateway = Setup::with_fake().start();
-    assert!(gateway.terminate().success());
-    let data = gateway.setup.data_dir();
-    let entries = fs::read_dir(data).expect("the data dir");
-    let database = entries
-        .map(|entry| entry.expect("readable").path())
-        .find(|path| fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"SQLite format 3")))
-        .expect("a database");
-    let connection = rusqlite::Connection::open(database).expect("it opens");
-    connection
-        .execute_batch(
-            "CREATE TRIGGER poison BEFORE INSERT ON event
-             WHEN instr(CAST(NEW.body AS TEXT), 'poison') > 0
-             BEGIN SELECT RAISE(ABORT, 'a constraint for the test'); END;",
-        )
-        .expect("there is a table of events");
-    drop(connection);
-    let gateway = gateway.restart();
-    let (bad, good) = (gateway.session("fake"), gateway.session("fake"));
+fn a_long_prompt_reaches_the_agent_whole() {
+    let gateway = Setup::with_fake().start();
+    let session = gateway.session("fake");
     let mut client = gateway.connect();
-    let (bad_run, bad_agent) = begin(&gateway, &mut client, &bad);
-    let (good_run, good_agent) = begin(&gateway, &mut client, &good);
-    good_agent.flood(500, 200, "e");
-    bad_agent.say("fine");
-    client.expect("the first event", |frame| frame.is("text", &bad));
-    bad_agent.say("poison");
-    let complete = client.expect("its end", |frame| frame.is("complete", &bad));
-    assert_eq!(complete.json["reason"], "store_rejected", "{}", complete.text);
-    assert_eq!(complete.seq(), Some(2), "I2: the rejected event took no seq");
-    good_agent.finish();
-    let end = client.seen.iter().find(|frame| frame.is("complete", &good)).cloned();
-    let end = end.unwrap_or_else(|| client.expect_complete(&good_run));
-    assert_eq!((&end.json["reason"], end.seq()), (&json!("finished"), Some(501)));
-    bad_agent.wait_gone();
-    let mut checker = Checker::new();
-    client.seen.iter().for_each(|frame| checker.see(frame));
-    let mut gateway = gateway;
-    gateway.kill();
-    let gateway = gateway.restart();
-    let log = gateway.replay(&bad);
-    let kept: Vec<_> = log.iter().map(|frame| (frame.run(), frame.seq())).collect();
-    let run = Some(&*bad_run);
-    assert_eq!(kept, [(run, Some(0)), (run, Some(1)), (run, Some(2))]);
+    let content = format!("begin {} end", "ü".repeat(400_000));
+    let run = client.prompt(&session, &content);
+    let (agent, _) = gateway.hub().prompted("fake", &content);
+    let head = client.seen.iter().find(|f| f.is("run_started", &session)).cloned();
+    let head = head.unwrap_or_else(|| client.expect_at(&run, 0));
+    assert!(head.text.len() <= 256 << 10, "a frame is a frame: {} bytes", head.text.len());
+    agent.finish();
+    client.expect_complete(&run);
+    let (_, row) = gateway.get(&format!("/api/v1/sessions/{session}"));
+    let title = row["title"].as_str().expect("a title").to_owned();
+    assert!(title.starts_with("begin ü") && title.chars().count() <= 80, "{title}");
+    // It is the same message, however long.
+    let send = json!({
+        "type": "chat.send", "sessionId": session, "content": content, "clientMessageId": "long",
+    });
+    let first = client.request(&send);
+    let again = client.request(&send);
+    assert_eq!(first.json["runId"], again.json["runId"], "I19");
+    assert_eq!(again.json["duplicate"], true, "{}", again.text);
 }
