@@ -4,6 +4,7 @@
 //! Must not know the server's insides.
 
 pub mod account;
+pub mod args;
 pub mod client;
 pub mod place;
 pub mod report;
