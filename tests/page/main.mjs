@@ -1,12 +1,14 @@
 // Runs the scenarios, each with a deadline: `node main.mjs [part of a name...]`.
 import fs from 'node:fs';
-import { Browser, Puppets, Server, shots, shot, within } from './harness.mjs';
+import * as drops from './drops.mjs';
+import { Browser, Puppets, Server, shots, within } from './harness.mjs';
+import { shot } from './looks.mjs';
 import * as scenarios from './scenarios.mjs';
 
 const SCENARIO_MS = 120000;
 
 const wanted = process.argv.slice(2);
-const chosen = Object.entries(scenarios)
+const chosen = Object.entries({ ...scenarios, ...drops })
   .filter(([name]) => wanted.length === 0 || wanted.some((part) => name.includes(part)));
 // The first visit is one only on a server without sessions.
 chosen.sort(([one], [two]) => first(two) - first(one));
