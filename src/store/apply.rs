@@ -274,6 +274,10 @@ impl Step<'_> {
             }
             Change::CommandDelivered { run, n, at } => {
                 let row = self.run_of(*run)?;
+                // A run that has ended may be retired before its last delivery is told.
+                if self.is_pruned(row)? {
+                    return Ok(());
+                }
                 self.run_one(
                     "UPDATE command SET delivered_ms = ifnull(delivered_ms, ?3) \
                      WHERE run = ?1 AND n = ?2",
@@ -439,6 +443,12 @@ impl Step<'_> {
             .query_row(params![run.as_bytes(), session], |row| row.get(0))
             .optional()?;
         row.map_or_else(|| contradiction(format!("run {run} is not stored")), Ok)
+    }
+
+    fn is_pruned(&self, run: i64) -> Result<bool, Refusal> {
+        let mut pruned =
+            self.conn.prepare_cached("SELECT pruned_ms IS NOT NULL FROM run WHERE id = ?1")?;
+        Ok(pruned.query_row([run], |row| row.get(0))?)
     }
 
     fn run_sql(&self, sql: &str, params: impl rusqlite::Params) -> Result<(), Refusal> {

@@ -57,6 +57,22 @@ fn a_gap_names_exactly_what_retention_took() {
 }
 
 #[test]
+fn a_delivery_that_is_told_after_its_run_was_retired_harms_nobody() {
+    let (dir, mut writer, _) = fresh();
+    let mut script = Script::new();
+    script.start();
+    let run = script.run;
+    script.change(Change::CommandRecorded { run, n: 1, write: b"{}".to_vec(), at: T0 });
+    script.complete().commit(&mut writer);
+    let keep = Keep { age_ms: 0, bytes_max: 1 };
+    let retained = writer.retain(T0, keep, 1_000, &mut || T0).expect("retains");
+    assert_eq!(retained.pruned, [(script.session, run)]);
+    script.change(Change::CommandDelivered { run, n: 1, at: T0 });
+    script.start().events(1).complete().commit(&mut writer);
+    sound(dir.path());
+}
+
+#[test]
 fn frames_before_a_gap_come_first() {
     let (dir, mut writer, readers) = fresh();
     let mut script = Script::new();
