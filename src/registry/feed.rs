@@ -143,6 +143,13 @@ impl Registry {
         }
     }
 
+    /// A read gave `Ended`: a new slot, if that was because the session left memory (the store
+    /// refused what it wrote) and is still there. `false`: it is deleted, or the server stops.
+    pub fn watch_on(&self, waker: &Waker, session: SessionId) -> bool {
+        let closing = self.map.lock().closing;
+        !closing && self.watch(waker, session)
+    }
+
     /// Takes `waker`'s slot in a session away.
     pub fn unsubscribe(&self, waker: &Waker, session: SessionId) {
         if let Some(session) = self.in_memory(session) {

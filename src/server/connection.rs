@@ -364,7 +364,11 @@ impl<'a> Connection<'a> {
                     self.pass(session, cursor)?;
                 }
                 registry::Read::CaughtUp => self.subscriber.caught_up(session),
-                registry::Read::Ended => self.subscriber.ended(session),
+                registry::Read::Ended => {
+                    if !self.parts.registry.watch_on(&self.waker, session) {
+                        self.subscriber.ended(session);
+                    }
+                }
                 registry::Read::Unavailable(error) => {
                     tracing::warn!(%session, error, "the log cannot be read; trying again");
                     self.retry_at = Some(after(limits::STORE_RETRY_MS));

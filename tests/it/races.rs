@@ -200,3 +200,33 @@ fn a_prompt_that_no_agent_can_be_given_ends_its_run() {
     assert_eq!(complete.json["reason"], "failed", "{}", complete.text);
     gateway.hub().next("fake").wait_gone();
 }
+
+#[test]
+fn who_follows_a_session_follows_it_through_a_refusal_of_the_store() {
+    let gateway = Setup::with_fake().start();
+    let session = gateway.session("fake");
+    let (mut reader, mut sender) = (gateway.connect(), gateway.connect());
+    reader.subscribe(&json!({"sessionId": session, "from": "start"}));
+    let first = sender.prompt(&session, "first");
+    gateway.hub().prompted("fake", "first").0.finish();
+    reader.expect_complete(&first);
+    let database = rusqlite::Connection::open(gateway.setup.data_dir().join("reattach.db"));
+    let database = database.expect("the database");
+    database
+        .execute_batch(
+            "CREATE TRIGGER refused BEFORE INSERT ON run \
+             BEGIN SELECT RAISE(ABORT, 'for the test'); END",
+        )
+        .expect("a trigger");
+    let refused = sender.request(&json!({
+        "type": "chat.send", "sessionId": session, "content": "refused",
+    }));
+    assert_eq!(refused.json["code"], "INTERNAL_ERROR", "{}", refused.text);
+    // A barrier each: the reader has seen that its session left memory.
+    reader.barrier();
+    database.execute_batch("DROP TRIGGER refused").expect("dropped");
+    let second = sender.prompt(&session, "second");
+    gateway.hub().prompted("fake", "second").0.finish();
+    reader.expect_at(&second, 0);
+    reader.expect_complete(&second);
+}
