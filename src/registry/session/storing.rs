@@ -56,6 +56,10 @@ impl Session {
                 wakes.other(worker.clone());
             }
             inner.rejected = inner.runs.running().map(|run| run.id);
+            if inner.rejected.is_none() {
+                // It is about to leave memory: what began here now would be refused with it.
+                inner.end.get_or_insert(EndOfSession::Evicted);
+            }
             (wakes, inner.rejected)
         };
         wakes.wake();
