@@ -163,9 +163,10 @@ impl Registry {
     /// A place among the agents that may be alive at once.
     fn permit(&self) -> Option<AgentPermit> {
         let max = self.limits.agents_max;
-        let taken = self.agents.fetch_add(1, Ordering::Relaxed);
-        let permit = AgentPermit(self.agents.clone());
-        (taken < max).then_some(permit)
+        // Never above the bound, not even for a moment: another send would be told `BUSY`.
+        let claim = |taken| (taken < max).then_some(taken + 1);
+        let claimed = self.agents.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim);
+        claimed.is_ok().then(|| AgentPermit(self.agents.clone()))
     }
 
     /// Begins a run under the map's lock, so that nothing begins once the server stops (I14).
