@@ -102,12 +102,13 @@ impl Account {
             let name = task.file_name();
             let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
             let Some(now) = ticks(&task.path()) else { continue };
-            let entry = self.threads.entry(id).or_insert_with(|| {
-                let comm = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-                let kind = comm.trim().split('-').next().unwrap_or_default().to_owned();
-                (kind, if first { now } else { 0 }, now)
-            });
-            entry.2 = now.max(entry.2);
+            let (kind, _, last) =
+                self.threads.entry(id).or_insert((String::new(), if first { now } else { 0 }, now));
+            // Asked each time: a new thread has its parent's name until it takes its own.
+            if let Ok(name) = fs::read_to_string(task.path().join("comm")) {
+                name.trim().split('-').next().unwrap_or_default().clone_into(kind);
+            }
+            *last = now.max(*last);
         }
     }
 }
