@@ -15,7 +15,6 @@ use shuttle::sync as imp;
 #[cfg(not(any(loom, shuttle)))]
 use std::sync as imp;
 
-pub use imp::MutexGuard;
 pub use imp::atomic::{AtomicUsize, Ordering};
 
 /// A mutex without poisoning: a panic under a lock ends its thread, and what the lock guards is
@@ -31,7 +30,79 @@ impl<T> Mutex<T> {
 
     /// Waits for the lock.
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        let guard = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        MutexGuard { guard, held: Held::new() }
+    }
+}
+
+/// A lock that is held.
+#[derive(Debug)]
+pub struct MutexGuard<'a, T> {
+    guard: imp::MutexGuard<'a, T>,
+    held: Held,
+}
+
+impl<T> std::ops::Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> std::ops::DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}
+
+/// Locks that this thread holds (I16), for assertions; builds without those, and models, do not
+/// count and say 0.
+#[must_use]
+pub fn locks_held() -> usize {
+    held::count()
+}
+
+/// Counts one lock of this thread for as long as it lives.
+#[derive(Debug)]
+struct Held;
+
+impl Held {
+    fn new() -> Self {
+        held::change(1);
+        Self
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        held::change(-1);
+    }
+}
+
+#[cfg(all(debug_assertions, not(any(loom, shuttle))))]
+mod held {
+    use std::cell::Cell;
+
+    thread_local! {
+        static HELD: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn change(by: isize) {
+        HELD.set(HELD.get().wrapping_add_signed(by));
+    }
+
+    pub(super) fn count() -> usize {
+        HELD.get()
+    }
+}
+
+#[cfg(not(all(debug_assertions, not(any(loom, shuttle)))))]
+mod held {
+    pub(super) const fn change(_: isize) {}
+
+    pub(super) const fn count() -> usize {
+        0
     }
 }
 
@@ -48,7 +119,9 @@ impl Condvar {
 
     /// Lets go of the lock, waits to be notified, takes the lock again.
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-        self.0.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner())
+        let MutexGuard { guard, held } = guard;
+        let guard = self.0.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner());
+        MutexGuard { guard, held }
     }
 
     /// As `wait`, for at most `timeout`. Models have no time: there it waits without end, so
@@ -60,7 +133,10 @@ impl Condvar {
     ) -> MutexGuard<'a, T> {
         #[cfg(not(any(loom, shuttle)))]
         {
-            self.0.wait_timeout(guard, timeout).unwrap_or_else(|poisoned| poisoned.into_inner()).0
+            let MutexGuard { guard, held } = guard;
+            let waited = self.0.wait_timeout(guard, timeout);
+            let (guard, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+            MutexGuard { guard, held }
         }
         #[cfg(any(loom, shuttle))]
         {

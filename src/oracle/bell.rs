@@ -3,7 +3,7 @@
 //! Must not know who is woken or why.
 
 use crate::run::wake::Bell;
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::{Arc, Condvar, Mutex, locks_held};
 
 /// A bell and the ear for it. Clones are the same bell.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +37,7 @@ impl Alarm {
 
 impl Bell for Alarm {
     fn ring(&self) {
+        assert_eq!(locks_held(), 0, "I16: a bell is rung under a lock");
         *self.0.0.lock() += 1;
         self.0.1.notify_all();
     }

@@ -16,7 +16,7 @@ use crate::run::id::{
     AgentId, ClientMessageId, Millis, NativeId, Ordinal, Position, RequestId, RunId, Seq, SessionId,
 };
 use crate::run::state::{Permission, PermissionState, Phase, Run};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Mutex, MutexGuard, locks_held};
 
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
@@ -134,7 +134,7 @@ impl MemoryDisk {
 
 impl Disk for MemoryDisk {
     fn commit(&mut self, batches: &[Batch]) -> Result<(), CommitError> {
-        let mut tables = self.0.lock();
+        let mut tables = self.access();
         if let Some(Some(fault)) = tables.faults.pop_front() {
             return Err(fault.error());
         }
@@ -146,6 +146,14 @@ impl Disk for MemoryDisk {
         next.commits += 1;
         *tables = next;
         Ok(())
+    }
+}
+
+impl MemoryDisk {
+    /// The registry reads or writes: as with a file, not while it holds a lock.
+    fn access(&self) -> MutexGuard<'_, Tables> {
+        assert_eq!(locks_held(), 0, "I16: the disk is used under a lock");
+        self.0.lock()
     }
 }
 
@@ -392,7 +400,7 @@ impl StoredRun {
 
 impl Shelf for MemoryDisk {
     fn session(&self, id: SessionId) -> Result<Option<Loaded>, ShelfError> {
-        let tables = self.0.lock();
+        let tables = self.access();
         Ok(tables.sessions.get(&id).map(|stored| {
             let newest = stored.runs.last();
             Loaded {
@@ -404,7 +412,7 @@ impl Shelf for MemoryDisk {
     }
 
     fn locate(&self, run: RunId) -> Result<Option<Place>, ShelfError> {
-        let tables = self.0.lock();
+        let tables = self.access();
         let found = tables.sessions.iter().find_map(|(session, stored)| {
             stored.runs.iter().find(|known| known.id == run).map(|run| Place {
                 session: *session,
@@ -417,7 +425,7 @@ impl Shelf for MemoryDisk {
     }
 
     fn run_at(&self, session: SessionId, ordinal: Ordinal) -> Result<Option<RunId>, ShelfError> {
-        let tables = self.0.lock();
+        let tables = self.access();
         let runs = tables.sessions.get(&session).map(|stored| &stored.runs);
         Ok(runs.and_then(|runs| runs.iter().find(|run| run.ordinal == ordinal)).map(|run| run.id))
     }
@@ -429,7 +437,7 @@ impl Shelf for MemoryDisk {
         upto: Position,
         bytes: usize,
     ) -> Result<Kept, ShelfError> {
-        let tables = self.0.lock();
+        let tables = self.access();
         let Some(stored) = tables.sessions.get(&session) else {
             return Ok(Kept::Frames(Vec::new()));
         };
@@ -465,14 +473,14 @@ impl Shelf for MemoryDisk {
         session: SessionId,
         id: &ClientMessageId,
     ) -> Result<Option<(RunId, [u8; 32])>, ShelfError> {
-        let tables = self.0.lock();
+        let tables = self.access();
         let runs = tables.sessions.get(&session).map(|stored| &stored.runs);
         let run = runs.and_then(|runs| runs.iter().find(|run| run.message.as_ref() == Some(id)));
         Ok(run.map(|run| (run.id, run.hash)))
     }
 
     fn native(&self, provider: &str, id: &NativeId) -> Result<Option<SessionId>, ShelfError> {
-        let tables = self.0.lock();
+        let tables = self.access();
         let owner = tables.sessions.iter().find(|(_, stored)| {
             stored.row.provider == provider && stored.row.native_id.as_ref() == Some(id)
         });
@@ -480,7 +488,7 @@ impl Shelf for MemoryDisk {
     }
 
     fn permission(&self, request: &RequestId) -> Result<Option<SessionId>, ShelfError> {
-        let tables = self.0.lock();
+        let tables = self.access();
         let asked = |run: &StoredRun| run.permissions.iter().any(|(id, _)| id == request);
         let owner = tables.sessions.iter().find(|(_, stored)| stored.runs.iter().any(asked));
         Ok(owner.map(|(id, _)| *id))

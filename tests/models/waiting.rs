@@ -77,9 +77,10 @@ pub(crate) fn ticket_and_settle() {
     assert_eq!(wait_for_ticket(&[]), Settled::Committed);
 }
 
-/// A connection waits for its ticket while the store refuses the session's rows.
+/// A connection waits for its ticket while the store refuses the session's rows, and those of its
+/// run's end as well: no commit follows that would wake it.
 pub(crate) fn ticket_and_refusal() {
-    let refused = [Some(Fault::Constraint), Some(Fault::Constraint)];
+    let refused = [Some(Fault::Constraint); 3];
     assert_eq!(wait_for_ticket(&refused), Settled::Rejected);
 }
 
