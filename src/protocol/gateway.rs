@@ -249,7 +249,10 @@ impl GatewayFrame {
         }
         let reference = reference.filter(|_| !matches!(self, Self::ProtocolError { .. }));
         let wire = Wire { frame: self, reference, timestamp: now.to_string() };
-        serde_json::to_string(&wire).expect("names and values of these frames are all JSON").into()
+        // Most fit at once; growing costs a copy, and stack that an idle connection would keep.
+        let mut json = Vec::with_capacity(512);
+        serde_json::to_writer(&mut json, &wire).expect("these names and values are all JSON");
+        String::from_utf8(json).expect("JSON is UTF-8").into()
     }
 }
 

@@ -55,7 +55,9 @@ pub struct Parts<'a> {
 
 /// Serves a WebSocket whose handshake is done, to its end. `leftover` had been read beyond it.
 pub fn serve(stream: TcpStream, leftover: Vec<u8>, waiter: &Waiter, parts: Parts<'_>) {
-    let mut connection = Connection::new(stream, leftover, waiter, parts);
+    let socket = websocket(stream, leftover, parts.limits);
+    let mut connection = Connection::open(socket, waiter, parts);
+    connection.subscriber.greet();
     let end = loop {
         if let Err(end) = connection.turn() {
             break end;
@@ -76,7 +78,7 @@ enum End {
 }
 
 struct Connection<'a> {
-    socket: WebSocket<Counted>,
+    socket: Box<WebSocket<Counted>>,
     waiter: &'a Waiter,
     waker: Waker,
     parts: Parts<'a>,
@@ -105,21 +107,15 @@ impl Drop for Connection<'_> {
 }
 
 impl<'a> Connection<'a> {
-    fn new(stream: TcpStream, leftover: Vec<u8>, waiter: &'a Waiter, parts: Parts<'a>) -> Self {
-        let bytes_max = Some(parts.limits.message_bytes_max);
-        let config = WebSocketConfig::default()
-            .read_buffer_size(limits::READ_BUFFER_BYTES)
-            .write_buffer_size(limits::PULL_BYTES)
-            .max_write_buffer_size(limits::WRITE_BUFFER_BYTES_MAX)
-            .max_message_size(bytes_max)
-            .max_frame_size(bytes_max);
-        let counted = Counted { stream, sent: 0 };
-        let role = Role::Server;
+    /// On the heap, and made in a frame of its own: a thread keeps each page of stack that it
+    /// ever touched, so the depth of a turn is part of what an idle connection costs.
+    #[inline(never)]
+    fn open(socket: Box<WebSocket<Counted>>, waiter: &'a Waiter, parts: Parts<'a>) -> Box<Self> {
         let waker = Waker::new(Box::new(waiter.bell()));
         let now = Instant::now();
-        Self {
+        Box::new(Self {
             more_input: true,
-            socket: WebSocket::from_partially_read(counted, leftover, role, Some(config)),
+            socket,
             waiter,
             subscriber: Subscriber::new(parts.greeting.clone(), parts.by.clone()),
             news: News::new(parts.registry.broadcasts().join(&waker)),
@@ -132,7 +128,7 @@ impl<'a> Connection<'a> {
             heartbeat: Heartbeat::new(parts.limits.heartbeat_ms, now),
             allowance: Allowance::new(now),
             parts,
-        }
+        })
     }
 
     fn turn(&mut self) -> Result<(), End> {
@@ -479,6 +475,21 @@ impl<'a> Connection<'a> {
         }
         Socket { stream: &self.socket.get_ref().stream, waiter: self.waiter }.farewell();
     }
+}
+
+/// A WebSocket with all its bounds set: two of tungstenite's defaults are "unlimited". On the heap
+/// and in a frame of its own, for the same reason as `Connection::open`.
+#[inline(never)]
+fn websocket(stream: TcpStream, leftover: Vec<u8>, limits: &Limits) -> Box<WebSocket<Counted>> {
+    let bytes_max = Some(limits.message_bytes_max);
+    let config = WebSocketConfig::default()
+        .read_buffer_size(limits::READ_BUFFER_BYTES)
+        .write_buffer_size(limits::PULL_BYTES)
+        .max_write_buffer_size(limits::WRITE_BUFFER_BYTES_MAX)
+        .max_message_size(bytes_max)
+        .max_frame_size(bytes_max);
+    let counted = Counted { stream, sent: 0 };
+    Box::new(WebSocket::from_partially_read(counted, leftover, Role::Server, Some(config)))
 }
 
 /// What an error of the WebSocket means for the connection.

@@ -20,8 +20,13 @@ use crate::server::http::response::Response;
 use crate::server::wait::{Doorbell, Interest, Order, Waiter};
 use crate::sync::{Arc, Condvar, Mutex};
 
-/// What is done with a connection, on its own thread.
-pub type Serve = dyn Fn(TcpStream, &Waiter) + Send + Sync;
+/// What is done with a connection, on its own thread; and what is left to do of it, for long, on
+/// a fresh one. What a thread once needed of stack and heap it keeps to its end, so a connection
+/// that may idle for days should not be the thread that parsed its handshake.
+pub type Serve = dyn Fn(TcpStream, &Waiter) -> Option<Rest> + Send + Sync;
+
+/// The long rest of a connection.
+pub type Rest = Box<dyn FnOnce(&Waiter) + Send>;
 
 /// The thread that accepts, and the threads that serve.
 #[derive(Debug)]
@@ -44,9 +49,11 @@ struct Crowd {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Of connections and threads, so that each has a number of its own.
     count: u64,
     live: BTreeMap<u64, Doorbell>,
     threads: BTreeMap<u64, JoinHandle<()>>,
+    /// Threads that are at their ends.
     gone: Vec<u64>,
     order: Option<Order>,
 }
@@ -102,6 +109,12 @@ impl Listener {
             // It reported its own panic.
             thread.join().ok();
         }
+        if empty {
+            // Whoever has given its place back has nothing left to do.
+            let mut state = self.crowd.state.lock();
+            let State { threads, gone, .. } = &mut *state;
+            gone.extend(threads.keys());
+        }
         self.crowd.join_gone();
         empty
     }
@@ -144,11 +157,41 @@ impl Crowd {
         Some(Place { crowd: self.clone(), number })
     }
 
+    /// Runs `work` on a thread of the connection's name.
+    fn spawn(
+        self: &Arc<Self>,
+        connection: u64,
+        work: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        let thread = {
+            let mut state = self.state.lock();
+            state.count += 1;
+            state.count
+        };
+        let leaving = Leaving { crowd: self.clone(), thread };
+        let handle =
+            thread::Builder::new().name(format!("conn-{connection}")).spawn(move || {
+                let _leaving = leaving;
+                work();
+            })?;
+        self.state.lock().threads.insert(thread, handle);
+        Ok(())
+    }
+
     fn join_gone(&self) {
         let threads: Vec<JoinHandle<()>> = {
             let mut state = self.state.lock();
-            let gone = std::mem::take(&mut state.gone);
-            gone.iter().filter_map(|number| state.threads.remove(number)).collect()
+            let State { threads, gone, .. } = &mut *state;
+            let mut joined = Vec::new();
+            // One that is not there yet is just being put there; its turn comes.
+            gone.retain(|thread| match threads.remove(thread) {
+                Some(handle) => {
+                    joined.push(handle);
+                    false
+                }
+                None => true,
+            });
+            joined
         };
         for thread in threads {
             // A panic is that connection's own: its hook has printed it, and the others go on.
@@ -159,7 +202,20 @@ impl Crowd {
     }
 }
 
-/// One connection's place, given back however its thread ends.
+/// Says that a thread is at its end, however it came to it.
+struct Leaving {
+    crowd: Arc<Crowd>,
+    thread: u64,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.crowd.state.lock().gone.push(self.thread);
+        self.crowd.bell.ring();
+    }
+}
+
+/// One connection's place, given back however its threads end.
 struct Place {
     crowd: Arc<Crowd>,
     number: u64,
@@ -167,12 +223,8 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut state = self.crowd.state.lock();
-        state.live.remove(&self.number);
-        state.gone.push(self.number);
-        drop(state);
+        self.crowd.state.lock().live.remove(&self.number);
         self.crowd.left.notify_all();
-        self.crowd.bell.ring();
     }
 }
 
@@ -231,20 +283,29 @@ fn admit(stream: TcpStream, crowd: &Arc<Crowd>, serve: &Arc<Serve>) {
     // For the answer if there is no thread to be had.
     let spare = stream.try_clone();
     let serve = serve.clone();
-    let thread = thread::Builder::new().name(format!("conn-{number}")).spawn(move || {
-        let _place = place;
-        serve(stream, &waiter);
+    let spawned = crowd.spawn(number, move || {
+        if let Some(rest) = serve(stream, &waiter) {
+            go_on(rest, waiter, place);
+        }
     });
-    match thread {
-        Ok(thread) => {
-            crowd.state.lock().threads.insert(number, thread);
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "no thread for a connection");
+        if let Ok(stream) = spare {
+            refuse(&stream);
         }
-        Err(error) => {
-            tracing::warn!(%error, "no thread for a connection");
-            if let Ok(stream) = spare {
-                refuse(&stream);
-            }
-        }
+    }
+}
+
+/// The long rest of a connection, on a thread that has nothing behind it.
+fn go_on(rest: Rest, waiter: Waiter, place: Place) {
+    let (crowd, number) = (place.crowd.clone(), place.number);
+    let spawned = crowd.spawn(number, move || {
+        let _place = place;
+        rest(&waiter);
+    });
+    if let Err(error) = spawned {
+        // The client sees its connection end, and comes back.
+        tracing::warn!(%error, "no thread for a connection");
     }
 }
 
@@ -291,15 +352,15 @@ mod tests {
     }
 
     /// Greets, then waits for the end of the input, or for an order.
-    fn hold(stream: TcpStream, waiter: &Waiter) {
-        (&stream).write_all(b"!").expect("greeted");
+    fn hold(stream: &TcpStream, waiter: &Waiter) {
+        (&mut &*stream).write_all(b"!").expect("greeted");
         let interest = Interest { read: true, write: false, wake: true };
         let mut byte = [0];
         loop {
             if waiter.order() == Order::Stop {
                 return;
             }
-            match (&stream).read(&mut byte) {
+            match (&mut &*stream).read(&mut byte) {
                 Ok(0) => return,
                 Ok(_) => assert_ne!(byte[0], b'p', "told to panic"),
                 Err(_) => {
@@ -314,7 +375,9 @@ mod tests {
         let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = socket.local_addr().expect("bound");
         let (fatal, _) = bounded(1);
-        let serve: Arc<Serve> = Arc::new(hold);
+        let serve: Arc<Serve> = Arc::new(|stream, _: &Waiter| {
+            Some(Box::new(move |waiter: &Waiter| hold(&stream, waiter)))
+        });
         (Listener::start(socket, max, serve, fatal).expect("started"), address)
     }
 

@@ -25,13 +25,14 @@ use crate::limits::Limits;
 use crate::protocol::gateway::FrameLimits;
 use crate::protocol::message::ErrorCode;
 use crate::registry::{Engine, RefusalCode, Registry};
+use crate::run::event::By;
 use crate::server::api::Api;
 use crate::server::auth::{Auth, Credential, Login};
 use crate::server::http::gate::{BadUrl, Gate};
 use crate::server::http::head::Head;
 use crate::server::http::response::{Refused, Response};
 use crate::server::http::{Answer, Request, Site, Upgrade, converse};
-use crate::server::listener::{Listener, Serve};
+use crate::server::listener::{Listener, Rest, Serve};
 use crate::server::subscriber::Greeting;
 use crate::server::wait::Waiter;
 use crate::store::Readers;
@@ -156,9 +157,9 @@ impl Server {
             },
         };
         let (report, fatal) = bounded(1);
-        let serve: Arc<Serve> = Arc::new(move |stream, waiter: &Waiter| {
-            front.serve(stream, waiter);
-        });
+        let front = Arc::new(front);
+        let serve: Arc<Serve> =
+            Arc::new(move |stream, waiter: &Waiter| Front::serve(&front, stream, waiter));
         let max = config.limits.connections_max;
         Ok(Self { address, listener: Listener::start(socket, max, serve, report)?, fatal })
     }
@@ -200,11 +201,15 @@ struct Front {
 }
 
 impl Front {
-    /// One connection, from its first byte to its last.
-    fn serve(&self, stream: TcpStream, waiter: &Waiter) {
-        let Some(Upgrade { request, leftover }) = converse(&stream, waiter, self) else {
-            return;
-        };
+    /// One connection: its requests here and now, its WebSocket as the rest.
+    fn serve(self: &Arc<Self>, stream: TcpStream, waiter: &Waiter) -> Option<Rest> {
+        let Upgrade { request, leftover } = converse(&stream, waiter, &**self)?;
+        let by = api::sender(request.credential, &request.head.headers);
+        let front = self.clone();
+        Some(Box::new(move |waiter| front.serve_websocket(stream, leftover, waiter, by)))
+    }
+
+    fn serve_websocket(&self, stream: TcpStream, leftover: Vec<u8>, waiter: &Waiter, by: By) {
         let parts = connection::Parts {
             registry: &self.api.registry,
             readers: &self.api.readers,
@@ -218,10 +223,8 @@ impl Front {
                 },
                 epoch: self.api.registry.epoch(),
             },
-            by: api::sender(request.credential, &request.head.headers),
+            by,
         };
-        // The head's buffers are not needed for as long as a connection lives.
-        drop(request);
         connection::serve(stream, leftover, waiter, parts);
     }
 

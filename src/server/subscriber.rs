@@ -148,7 +148,8 @@ enum Step {
 
 #[derive(Debug)]
 struct Reply<T> {
-    frame: GatewayFrame,
+    /// Boxed: replies are moved about, and the stack that this takes is kept by idle clients.
+    frame: Box<GatewayFrame>,
     to: ReplyTo,
     /// Not to be said before this is committed.
     ticket: Option<T>,
@@ -157,9 +158,9 @@ struct Reply<T> {
 }
 
 impl<T: Ticket> Subscriber<T> {
-    /// A client that just came. The first thing it hears is `hello`.
+    /// A client that just came; `greet` it first.
     pub fn new(greeting: Greeting, by: By) -> Self {
-        let mut subscriber = Self {
+        Self {
             greeting,
             by,
             subscriptions: BTreeMap::new(),
@@ -167,10 +168,13 @@ impl<T: Ticket> Subscriber<T> {
             last_read: None,
             todo: VecDeque::new(),
             outbox: VecDeque::new(),
-        };
-        let hello = subscriber.hello();
-        subscriber.reply(hello, ReplyTo::default());
-        subscriber
+        }
+    }
+
+    /// The first thing that a client hears is `hello`.
+    pub fn greet(&mut self) {
+        let hello = self.hello();
+        self.reply(hello, ReplyTo::default());
     }
 
     /// Who acts through this connection.
@@ -279,12 +283,13 @@ impl<T: Ticket> Subscriber<T> {
             duplicate,
         };
         let follow = Some((session, cursor));
+        let frame = Box::new(frame);
         self.outbox.push_back(Reply { frame, to: reply, ticket: Some(ticket), follow });
     }
 
     /// Something was done, or will be once `ticket` is committed.
     pub fn acknowledged(&mut self, reply: ReplyTo, ack: Ack, ticket: Option<T>) {
-        let frame = GatewayFrame::Ack(ack);
+        let frame = Box::new(GatewayFrame::Ack(ack));
         self.outbox.push_back(Reply { frame, to: reply, ticket, follow: None });
     }
 
@@ -431,6 +436,7 @@ impl<T: Ticket> Subscriber<T> {
     }
 
     fn reply(&mut self, frame: GatewayFrame, to: ReplyTo) {
+        let frame = Box::new(frame);
         self.outbox.push_back(Reply { frame, to, ticket: None, follow: None });
     }
 

@@ -41,6 +41,7 @@ fn client() -> Subscriber<Fake> {
         epoch: LogEpoch::from_u128(9),
     };
     let mut client = Subscriber::new(greeting, By { kind: ByKind::Api, name: String::new() });
+    client.greet();
     assert_eq!(heard(&mut client)[0]["kind"], "hello");
     client
 }
