@@ -475,6 +475,26 @@ impl Registry {
         }
     }
 
+    /// The store refused what is not durable of a session: it is as the disk has it again. Without
+    /// a run to end, it leaves memory in the same step, so that nothing begins in it in between.
+    pub(crate) fn reject(&self, session: &Session, loaded: Loaded) -> Option<RunId> {
+        let id = session.id();
+        let mut map = self.map.lock();
+        let (wakes, run) = session.reject(loaded);
+        let mut left = None;
+        if run.is_none() {
+            map.natives.retain(|_, owner| *owner != id);
+            map.departures += 1;
+            left = map.sessions.remove(&id).map(|session| session.depart());
+        }
+        drop(map);
+        wakes.wake();
+        if let Some(wakes) = left {
+            wakes.wake();
+        }
+        run
+    }
+
     /// A session is as the disk has it again: what it claimed beyond that is free.
     pub(crate) fn release_natives(&self, id: SessionId, kept: Option<&NativeId>) {
         let mut map = self.map.lock();

@@ -107,7 +107,7 @@ impl<D: Disk> Persist<D> {
             return;
         };
         self.registry.release_natives(batch.session, loaded.row.native_id.as_ref());
-        let run = session.reject(loaded);
+        let run = self.registry.reject(&session, loaded);
         // Deleted, and the deletion was refused: readers may have been told that it ended, so it
         // comes back as a session of its own.
         let back = run.is_none() || session.is_deleted();

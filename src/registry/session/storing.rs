@@ -4,6 +4,7 @@ use super::{EndOfSession, Session};
 use crate::registry::shelf::Loaded;
 use crate::run::change::Batch;
 use crate::run::id::{Millis, Position, RunId};
+use crate::run::wake::Wakes;
 
 impl Session {
     /// What its log holds in memory: frames, and their bytes (I7).
@@ -42,28 +43,22 @@ impl Session {
     /// The store refuses what is not durable: it is gone, and the session is again what the disk
     /// has of it, `loaded`. The run that has no end there, if one, is given back to be ended as
     /// `store_rejected` (`complete_rejected`); until then nothing else is appended to it.
-    pub fn reject(&self, loaded: Loaded) -> Option<RunId> {
-        let (wakes, run) = {
-            let mut inner = self.inner.lock();
-            let before = inner.log.bytes();
-            let settled = inner.log.settled_ticket();
-            let mut wakes = inner.log.reject();
-            self.budget.changed(before, inner.log.bytes());
-            inner.runs.roll_back(loaded.newest, loaded.permissions, settled);
-            inner.row = loaded.row;
-            inner.answers.clear();
-            if let Some((_, worker)) = &inner.worker {
-                wakes.other(worker.clone());
-            }
-            inner.rejected = inner.runs.running().map(|run| run.id);
-            if inner.rejected.is_none() {
-                // It is about to leave memory: what began here now would be refused with it.
-                inner.end.get_or_insert(EndOfSession::Evicted);
-            }
-            (wakes, inner.rejected)
-        };
-        wakes.wake();
-        run
+    ///
+    /// The wakes are the caller's to carry out once it has let go of the registry's map.
+    pub(in crate::registry) fn reject(&self, loaded: Loaded) -> (Wakes, Option<RunId>) {
+        let mut inner = self.inner.lock();
+        let before = inner.log.bytes();
+        let settled = inner.log.settled_ticket();
+        let mut wakes = inner.log.reject();
+        self.budget.changed(before, inner.log.bytes());
+        inner.runs.roll_back(loaded.newest, loaded.permissions, settled);
+        inner.row = loaded.row;
+        inner.answers.clear();
+        if let Some((_, worker)) = &inner.worker {
+            wakes.other(worker.clone());
+        }
+        inner.rejected = inner.runs.running().map(|run| run.id);
+        (wakes, inner.rejected)
     }
 
     /// Takes completed runs whose own retention is over out of memory (I13); gives the time of

@@ -217,6 +217,10 @@ impl Worker {
             self.send_durable();
             self.log_what_is_folded(now);
             self.meet_deadlines();
+            if self.stuck_at.is_some_and(|at| at <= Instant::now()) {
+                self.keeper_lost("The agent's keeper did not stop it in time.");
+                break;
+            }
             if !self.wait() {
                 break;
             }
@@ -287,12 +291,7 @@ impl Worker {
                 }
                 true
             }
-            default(timeout) => {
-                if self.stuck_at.is_some_and(|at| at <= Instant::now()) {
-                    return self.keeper_lost("The agent's keeper did not stop it in time.");
-                }
-                true
-            }
+            default(timeout) => true,
         }
     }
 
