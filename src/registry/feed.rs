@@ -147,7 +147,7 @@ impl Registry {
     /// refused what it wrote) and is still there. `false`: it is deleted, or the server stops.
     pub fn watch_on(&self, waker: &Waker, session: SessionId) -> bool {
         let closing = self.map.lock().closing;
-        !closing && self.watch(waker, session)
+        closing.is_none() && self.watch(waker, session)
     }
 
     /// Takes `waker`'s slot in a session away.

@@ -47,7 +47,7 @@ pub use disk::{Reading, Writing};
 pub use engine::{Engine, EngineError, Fatal};
 pub use feed::{From, Read, SubscribeError, Subscribed, Target};
 pub use persist::{Persist, Round};
-pub use prompt::{Accepted, AgentPermit, Crew, Job, SendPrompt, Started};
+pub use prompt::{Accepted, AgentPermit, BegunByAgent, Crew, Job, NotBegun, SendPrompt, Started};
 pub use refusal::{Refusal, RefusalCode};
 pub use session::{
     Admission, Answered, Begin, Begun, Completed, DeleteRefused, EndOfSession, Orders, Refused,
@@ -74,7 +74,8 @@ struct Sessions {
     natives: BTreeMap<(String, NativeId), SessionId>,
     /// How often something left memory: what was read from disk before that may be stale.
     departures: u64,
-    closing: bool,
+    /// The server stops, and what becomes of agents.
+    closing: Option<Mode>,
 }
 
 /// A run was asked to stop.
@@ -216,7 +217,7 @@ impl Registry {
         let session = Arc::new(session);
         {
             let mut map = self.map.lock();
-            if map.closing {
+            if map.closing.is_some() {
                 return Err(shutting_down());
             }
             map.sessions.insert(id, session.clone());
@@ -250,7 +251,12 @@ impl Registry {
         loop {
             let session = self.find(id)?;
             match session.delete() {
-                Ok(ticket) => return Ok(Pending(Some((session, ticket)))),
+                Ok(ticket) => {
+                    if let Some(crew) = self.crew.get() {
+                        crew.dismiss(id);
+                    }
+                    return Ok(Pending(Some((session, ticket))));
+                }
                 Err(DeleteRefused::Running) => {
                     return Err(Refusal::new(
                         RefusalCode::RunInProgress,
@@ -391,12 +397,12 @@ impl Registry {
     pub fn close(&self, mode: Mode) {
         let sessions: Vec<_> = {
             let mut map = self.map.lock();
-            map.closing = true;
+            map.closing = Some(mode);
             map.sessions.values().cloned().collect()
         };
         self.broadcasts.set_draining(mode);
         for session in sessions {
-            session.close();
+            session.close(mode);
         }
     }
 
@@ -453,8 +459,8 @@ impl Registry {
                 .or_insert_with(|| Arc::new(Session::load(loaded, self.budget.clone())))
                 .clone();
             drop(map);
-            if closing {
-                session.close();
+            if let Some(mode) = closing {
+                session.close(mode);
             }
             return Ok(Some(session));
         }
@@ -516,7 +522,7 @@ impl Registry {
     }
 
     fn check_open(&self) -> Result<(), Refusal> {
-        if self.map.lock().closing {
+        if self.map.lock().closing.is_some() {
             return Err(shutting_down());
         }
         self.check_store()

@@ -26,6 +26,15 @@ pub trait Crew: Send + Sync {
 
     /// A run began: serve it, to its `complete`. Must not block.
     fn start(&self, registry: &Arc<Registry>, session: &Arc<Session>, started: Started);
+
+    /// All places are taken. Whether this session's next run may begin all the same: it has a
+    /// process of its own, or the longest idle one of another session was told to end.
+    fn make_room(&self, _session: SessionId) -> bool {
+        false
+    }
+
+    /// The session is deleted: its idle agent, if it has one, is of no use any more.
+    fn dismiss(&self, _session: SessionId) {}
 }
 
 /// A prompt that can be served.
@@ -39,6 +48,28 @@ pub struct Job {
     pub cwd: std::path::PathBuf,
     /// The conversation to go on with.
     pub native_id: Option<NativeId>,
+}
+
+/// A run that the agent began by itself.
+#[derive(Debug)]
+pub struct BegunByAgent {
+    /// Its session, as it is in memory now.
+    pub session: Arc<Session>,
+    /// Which.
+    pub run: RunId,
+    /// Its place.
+    pub ordinal: Ordinal,
+}
+
+/// Why an agent's own run did not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotBegun {
+    /// A prompt's run is on (I5): what the agent does is told there.
+    Busy,
+    /// The server stops, or the session is deleted.
+    Ended,
+    /// The store cannot be read.
+    Unreadable,
 }
 
 /// A run that began.
@@ -125,7 +156,7 @@ impl Registry {
                     _ => return Err(refusal),
                 },
             };
-            let permit = self.permit();
+            let permit = self.place_for(&session, &prompt, crew.as_ref());
             let run = RunId::random();
             let begin = self.begin_of(&session, run, &prompt, hash, now);
             let agent = begin.agent;
@@ -160,6 +191,88 @@ impl Registry {
         }
     }
 
+    /// A run that the agent began by itself, in the process that is alive already (origin
+    /// `agent`). Under the map's lock, as a prompt's: nothing begins once the server stops (I14),
+    /// nor beside another run (I5).
+    pub fn begin_agent_run(
+        &self,
+        id: SessionId,
+        agent: AgentId,
+        now: Millis,
+    ) -> Result<BegunByAgent, NotBegun> {
+        loop {
+            let found = self.look_up(id).map_err(|_| NotBegun::Unreadable)?;
+            let session = found.filter(|session| !session.is_deleted()).ok_or(NotBegun::Ended)?;
+            let begin = self.begin_by_agent(&session, agent, now);
+            let run = begin.run;
+            let map = self.map.lock();
+            if map.closing.is_some() {
+                return Err(NotBegun::Ended);
+            }
+            let begun = session.begin(begin);
+            drop(map);
+            match begun {
+                Begun::Started { ordinal, .. } => {
+                    self.budget.wake_store(id);
+                    return Ok(BegunByAgent { session, run, ordinal });
+                }
+                Begun::Busy => return Err(NotBegun::Busy),
+                Begun::Ended(EndOfSession::Evicted) => {}
+                Begun::Ended(_) | Begun::Duplicate { .. } => return Err(NotBegun::Ended),
+            }
+        }
+    }
+
+    fn begin_by_agent(&self, session: &Session, agent: AgentId, now: Millis) -> Begin {
+        let row = session.row();
+        let run = RunId::random();
+        let Encoded { text: head, whole } = encode_head(
+            &Head {
+                session: row.id,
+                run,
+                provider: &row.provider,
+                content: "",
+                options: &Map::new(),
+                origin: "agent",
+                client_message_id: None,
+                by: None,
+                started_at: now,
+            },
+            self.limits.event_bytes_max,
+        );
+        Begin {
+            run,
+            agent,
+            origin: "agent",
+            prompt_hash: prompt_hash("", &Map::new()),
+            client_message_id: None,
+            now,
+            head,
+            whole,
+            title: None,
+        }
+    }
+
+    /// A place for the session's next run: a free one, its own idle agent's, or the one of an
+    /// idle agent that has to go. Nobody has to go for a prompt that is refused anyway.
+    fn place_for(
+        &self,
+        session: &Session,
+        prompt: &SendPrompt,
+        crew: &dyn Crew,
+    ) -> Option<AgentPermit> {
+        self.permit().or_else(|| {
+            let begins = session.would_begin(prompt.client_message_id.as_ref()).is_none();
+            (begins && crew.make_room(prompt.session)).then(|| self.extra_permit())
+        })
+    }
+
+    /// A place above the bound, for a process that takes over from one that is about to end.
+    pub(super) fn extra_permit(&self) -> AgentPermit {
+        self.agents.fetch_add(1, Ordering::Relaxed);
+        AgentPermit(self.agents.clone())
+    }
+
     /// A place among the agents that may be alive at once.
     fn permit(&self) -> Option<AgentPermit> {
         let max = self.limits.agents_max;
@@ -173,7 +286,7 @@ impl Registry {
     fn begin(&self, session: &Session, begin: Begin, free: bool) -> Result<Begun, Refusal> {
         let refusal = self.check_store().err().or_else(|| (!free).then(busy));
         let map = self.map.lock();
-        if map.closing {
+        if map.closing.is_some() {
             return Ok(Begun::Ended(EndOfSession::Closing));
         }
         if let Some(refusal) = refusal {

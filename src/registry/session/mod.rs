@@ -11,6 +11,7 @@ mod storing;
 
 use std::collections::VecDeque;
 
+use crate::registry::broadcast::Mode;
 use crate::registry::budget::Budget;
 use crate::registry::shelf::Loaded;
 use crate::run::change::{Change, Frame, RunRow, SessionRow, Whole};
@@ -46,6 +47,8 @@ struct Inner {
     end: Option<EndOfSession>,
     /// A run that the store refused, until it has its end: nobody else appends to it.
     rejected: Option<RunId>,
+    /// The server stops and agents live on: the worker is to let go of its own.
+    let_go: bool,
 }
 
 /// Why a session takes nothing new.
@@ -167,8 +170,10 @@ pub enum Answered {
 pub struct Orders {
     /// Somebody asked that the run stop.
     pub abort: Option<By>,
-    /// The run has its `complete` already: the worker only has to end its process.
+    /// The run has its `complete` already: the worker only has to see to its process.
     pub ended: bool,
+    /// The server stops and the agent lives on: nothing more is appended, nothing is stopped.
+    pub let_go: bool,
     /// Answers, oldest first; each is handed out once.
     pub answers: Vec<(RequestId, AnswerRequest)>,
 }
@@ -204,6 +209,7 @@ impl Session {
             answers: VecDeque::new(),
             end: None,
             rejected: None,
+            let_go: false,
         };
         Self { id, budget, inner: Mutex::new(inner) }
     }
@@ -317,7 +323,7 @@ impl Session {
         let abort = state.and_then(Run::abort).cloned();
         let ours = inner.worker.as_ref().is_some_and(|(owner, _)| *owner == run);
         let answers = if ours { inner.answers.drain(..).collect() } else { Vec::new() };
-        Orders { abort, ended, answers }
+        Orders { abort, ended, answers, let_go: inner.let_go }
     }
 
     /// Records a fact and gives its ticket; one that is rejected already if the session has left
@@ -412,13 +418,19 @@ impl Session {
         inner.runs.running().is_none() && !inner.log.has_undurable()
     }
 
-    /// The server stops: nothing new begins (I14). A running run may end; then, or at once if
-    /// none is running, readers that have everything get `Ended`.
-    pub fn close(&self) {
+    /// The server stops: nothing new begins (I14). With `Abort` a running run may end; then, or at
+    /// once if none is running, readers that have everything get `Ended`. With `Keep` the worker
+    /// lets go of the agent, and readers end with what was appended until then.
+    pub fn close(&self, mode: Mode) {
         let wakes = {
             let mut inner = self.inner.lock();
             inner.end.get_or_insert(EndOfSession::Closing);
-            inner.after_append()
+            inner.let_go = mode == Mode::Keep;
+            let mut wakes = inner.after_append();
+            if let Some((_, worker)) = inner.worker.as_ref().filter(|_| inner.let_go) {
+                wakes.other(worker.clone());
+            }
+            wakes
         };
         wakes.wake();
     }
@@ -528,9 +540,11 @@ impl Inner {
         Begun::Started { ordinal, ticket }
     }
 
-    /// A server that stops lets each session's readers go once its last run has ended.
+    /// A server that stops lets each session's readers go once its last run has ended, or at once
+    /// if agents live on.
     fn after_append(&mut self) -> Wakes {
-        if self.end == Some(EndOfSession::Closing) && self.runs.running().is_none() {
+        let over = self.let_go || self.runs.running().is_none();
+        if self.end == Some(EndOfSession::Closing) && over {
             self.log.close()
         } else {
             Wakes::default()

@@ -15,7 +15,7 @@ use crate::run::state::AnswerRequest;
 impl Worker {
     /// Takes orders: an abort, answers.
     pub(super) fn obey(&mut self, now: Millis) {
-        let Orders { abort, ended, answers } = self.session.orders(self.run);
+        let Orders { abort, ended, answers, .. } = self.session.orders(self.run);
         for (request, answer) in answers {
             self.answer(&request, answer, now);
         }
