@@ -9,6 +9,12 @@
 pub mod cli;
 #[cfg(not(any(loom, shuttle)))]
 pub mod keeper;
+/// What the models compile of the keeper: its rules, without descriptors and processes.
+#[cfg(any(loom, shuttle))]
+pub mod keeper {
+    pub mod handover;
+    pub mod numbers;
+}
 pub mod limits;
 #[doc(hidden)]
 pub mod oracle;

@@ -2,15 +2,16 @@
 //!
 //! Must not know what the bytes mean.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::process::ChildStdin;
 
 use rustix::io::Errno;
 
 use super::frame::{self, Body, Reply, WriteError};
+use super::numbers::{Fate, Numbers};
 use super::outbox::Outbox;
-use crate::limits::{REFUSED_WRITES_MAX, STDIN_BYTES_MAX};
+use crate::limits::STDIN_BYTES_MAX;
 use crate::run::id::Millis;
 
 /// What a waiting write costs beside its bytes.
@@ -27,14 +28,7 @@ pub(super) struct Stdin {
     bytes: usize,
     /// Close once nothing waits.
     close: bool,
-    /// The highest number that was taken or refused.
-    last: Option<u64>,
-    /// The highest number that was wholly written.
-    written: Option<u64>,
-    /// Numbers that were refused while the pipe was open.
-    refused: BTreeSet<u64>,
-    /// At or below this a number that was refused may be forgotten.
-    forgotten: Option<u64>,
+    numbers: Numbers,
 }
 
 #[derive(Debug)]
@@ -66,10 +60,9 @@ impl Stdin {
         replies: &mut Outbox,
         records: &Outbox,
     ) {
-        if self.last.is_some_and(|last| n <= last) {
+        if !self.numbers.take(n) {
             return self.answer_again(n, replies);
         }
-        self.last = Some(n);
         if self.pipe.is_none() || self.close {
             return reply(replies, Reply::WriteFailed { n, why: WriteError::Closed });
         }
@@ -78,7 +71,7 @@ impl Stdin {
         // Lines alone cannot make a write fail.
         let sum = records.pending() + self.bytes + cost;
         if self.bytes + cost > STDIN_BYTES_MAX || sum > self.records_max {
-            self.refuse(n);
+            self.numbers.refuse(n);
             return reply(replies, Reply::WriteFailed { n, why: WriteError::Full });
         }
         self.bytes += cost;
@@ -120,7 +113,7 @@ impl Stdin {
     fn finish_front(&mut self, at: Millis, replies: &mut Outbox, records: &mut Outbox) {
         let Some(Waiting { n, bytes, close, .. }) = self.waiting.pop_front() else { return };
         self.bytes -= bytes.len() + WRITE_OVERHEAD_BYTES;
-        self.written = Some(n);
+        self.numbers.written(n);
         // The record stands before anything that the agent says in return, since its output is
         // read by the same thread, later.
         frame::encode_record(records.buffer(), at, Body::In { n, bytes: &bytes })
@@ -137,24 +130,12 @@ impl Stdin {
         if self.waiting.iter().any(|waiting| waiting.n == n) {
             return;
         }
-        let answer = if self.refused.contains(&n) {
-            Reply::WriteFailed { n, why: WriteError::Full }
-        } else if self.forgotten.is_some_and(|forgotten| n <= forgotten) {
-            // It may have been refused: to say *delivered* here could be a lie.
-            Reply::WriteFailed { n, why: WriteError::Closed }
-        } else if self.written.is_some_and(|written| n <= written) {
-            Reply::Written { n }
-        } else {
-            Reply::WriteFailed { n, why: WriteError::Closed }
+        let answer = match self.numbers.fate(n) {
+            Fate::Written => Reply::Written { n },
+            Fate::Refused => Reply::WriteFailed { n, why: WriteError::Full },
+            Fate::Failed => Reply::WriteFailed { n, why: WriteError::Closed },
         };
         reply(replies, answer);
-    }
-
-    fn refuse(&mut self, n: u64) {
-        self.refused.insert(n);
-        if self.refused.len() > REFUSED_WRITES_MAX {
-            self.forgotten = self.refused.pop_first();
-        }
     }
 }
 
