@@ -118,17 +118,18 @@ pub struct ServeArgs {
     #[arg(long)]
     pub insecure_http: bool,
     /// What happens to running agents when the server stops
-    #[arg(long, value_name = "WHAT", value_enum)]
-    pub on_stop: Option<OnStop>,
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnStop::Keep)]
+    pub on_stop: OnStop,
     /// Print the address as one JSON object when the port accepts connections
     #[arg(long)]
     pub json: bool,
 }
 
 /// What happens to running agents when the server stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OnStop {
-    /// They work on and are found again.
+    /// They work on, and the next server finds them again.
+    #[default]
     Keep,
     /// They are stopped, and their runs end as aborted.
     Abort,
@@ -307,7 +308,11 @@ pub struct LogsArgs {
 #[derive(Debug, Args)]
 pub struct AbortArgs {
     /// The session
-    pub session: String,
+    #[arg(required_unless_present = "all")]
+    pub session: Option<String>,
+    /// Every run that is on, in all sessions
+    #[arg(short, long, conflicts_with = "session")]
+    pub all: bool,
     /// Wait until nothing of the run is left
     #[arg(short, long)]
     pub wait: bool,

@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use args::{Cli, Command};
-use commands::{bench as benches, demo, list, logs, permissions, run as runs};
+use commands::{abort, bench as benches, demo, list, logs, permissions, run as runs};
 use exit::{Exit, Stop};
 
 /// Runs the command that this process was started with.
@@ -51,7 +51,7 @@ pub fn run() -> ExitCode {
         Command::Run(args) => runs::run(args),
         Command::Send(args) => runs::send(args),
         Command::Attach(args) => runs::attach(args),
-        Command::Abort(args) => runs::abort(args),
+        Command::Abort(args) => abort::abort(&args),
         Command::Ps(args) => list::ps(args),
         Command::Sessions(args) => list::sessions(args),
         Command::Version(args) => list::version(args),

@@ -54,10 +54,6 @@ struct Running<'a> {
 enum Failed {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error(
-        "--on-stop keep: agents cannot outlive the gateway in this version; use --on-stop abort"
-    )]
-    Keep,
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -75,9 +71,7 @@ enum Failed {
 impl Failed {
     const fn exit(&self) -> Exit {
         match self {
-            Self::Config(_) | Self::Keep | Self::Server(StartError::PublicUrl(_)) => {
-                Exit::Configuration
-            }
+            Self::Config(_) | Self::Server(StartError::PublicUrl(_)) => Exit::Configuration,
             Self::Engine(EngineError::Open(OpenError::Sqlite { .. }))
             | Self::Engine(_)
             | Self::Fatal(_)
@@ -97,9 +91,6 @@ fn run(args: &ServeArgs) -> Result<(), Failed> {
         insecure_http: args.insecure_http,
     };
     let config = Config::load(&flags, &world)?;
-    if args.on_stop == Some(OnStop::Keep) {
-        return Err(Failed::Keep);
-    }
     let signals = watch_signals()?;
     let data_dir = match &args.data_dir {
         Some(dir) => std::path::absolute(dir)?,
@@ -114,7 +105,7 @@ fn run(args: &ServeArgs) -> Result<(), Failed> {
     // It may be gone already; a stale one names a process that is no more.
     drop(std::fs::remove_file(&file));
     match ended {
-        Ended::Signal => stop(engine, server, config.limits.drain_ms),
+        Ended::Signal => stop(engine, server, args.on_stop, config.limits.drain_ms),
         Ended::Fatal(error) => Err(Fatal(error).into()),
     }
 }
@@ -145,12 +136,15 @@ fn watch(engine: &Engine, server: &Server, signals: &Receiver<i32>) -> Ended {
     }
 }
 
-/// Drains: nothing new starts, runs are aborted, subscribers get their last frames, the store
-/// commits; all within `drain_ms`.
-fn stop(engine: Engine, server: Server, drain_ms: i64) -> Result<(), Failed> {
+/// Drains: nothing new starts, runs end as `on_stop` says, subscribers get their last frames, the
+/// store commits; all within `drain_ms`.
+fn stop(engine: Engine, server: Server, on_stop: OnStop, drain_ms: i64) -> Result<(), Failed> {
     let deadline = Instant::now() + Duration::from_millis(drain_ms.unsigned_abs());
-    tracing::info!("stopping: runs are aborted, clients drain");
-    let all_ended = engine.abort_all(deadline);
+    tracing::info!(?on_stop, "stopping");
+    let all_ended = match on_stop {
+        // An agent that is bound to its gateway would be lost with it: its end is written first.
+        OnStop::Keep | OnStop::Abort => engine.abort_all(deadline),
+    };
     let all_left = server.stop(deadline);
     engine.close()?;
     if all_ended && all_left { Ok(()) } else { Err(Failed::Drain) }

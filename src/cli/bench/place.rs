@@ -103,7 +103,8 @@ impl Place {
         let data_dir = self.dir.join(data);
         let mut command = Command::new(exe);
         command
-            .args(["serve", "--json", "--no-auth", "--bind", "127.0.0.1:0", "--data-dir"])
+            .args(["serve", "--json", "--no-auth", "--bind", "127.0.0.1:0"])
+            .args(["--on-stop", "abort", "--data-dir"])
             .arg(&data_dir)
             .arg("--config")
             .arg(config)

@@ -147,7 +147,7 @@ impl Started {
             .map_err(|error| cannot(&format!("write {}", log.display()), &error))?;
         let exe = std::env::current_exe().map_err(|error| cannot("find this program", &error))?;
         let mut child = Command::new(exe)
-            .args(["serve", "--json", "--bind", "127.0.0.1:0", "--data-dir"])
+            .args(["serve", "--json", "--bind", "127.0.0.1:0", "--on-stop", "abort", "--data-dir"])
             .arg(&place.dir)
             .arg("--config")
             .arg(config)

@@ -2,6 +2,7 @@
 //!
 //! Must not know sockets or how events look.
 
+pub mod abort;
 pub mod bench;
 pub mod demo;
 pub mod list;

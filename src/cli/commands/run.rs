@@ -1,4 +1,4 @@
-//! `run`, `send`, `attach`, `abort`: what starts, watches and stops runs.
+//! `run`, `send`, `attach`: what starts and watches runs.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,9 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{Context, string};
-use crate::cli::args::{AbortArgs, AttachArgs, AttachFrom, RunArgs, SendArgs, WatchArgs};
+use crate::cli::args::{AttachArgs, AttachFrom, RunArgs, SendArgs, WatchArgs};
 use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::cli::follow::{Begin, Follow, Mark};
-use crate::cli::text;
 use crate::cli::watch::{CtrlC, Options, Until, Watch};
 
 /// `reattach run`.
@@ -87,80 +86,6 @@ pub fn attach(args: AttachArgs) -> Outcome {
         quiet: false,
     };
     let follow = Follow::new(session, begin);
-    Watch::new(&context.rest, &mut context.screen, follow, options)?.run()
-}
-
-/// `reattach abort`.
-///
-/// # Errors
-/// What the server or the way to it says.
-pub fn abort(args: AbortArgs) -> Outcome {
-    let begun = Instant::now();
-    let mut context = Context::new(&args.server, args.output)?;
-    let session = context.session(&args.session)?;
-    let session_id = string(&session, "id")?;
-    let Some(run) = session["lastRunId"].as_str() else {
-        return Err(nothing_to_abort(&session_id).into());
-    };
-    // Repeatable: it names the run, so a second one stops no other.
-    let _: Value = context.rest.post_repeatable(&format!("/runs/{run}/abort"), &json!({}))?;
-    if !args.wait {
-        let answer = json!({"sessionId": session_id, "runId": run, "state": "stopping"});
-        context.screen.document(&answer, "stopping\n")?;
-        return Ok(Exit::Ok);
-    }
-    if !context.screen.is_json() {
-        context.screen.say("stopping...")?;
-    }
-    let exit = wait_for_end(&mut context, &session_id, run, args.timeout.map(|it| begun + it))?;
-    if exit == Exit::TimedOut {
-        return Ok(exit);
-    }
-    let ended: Value = context.rest.get(&format!("/runs/{run}"), &[])?;
-    if ended["status"] != "completed" {
-        // Somebody pressed Ctrl-C: it stops without us.
-        return Ok(exit);
-    }
-    let took = text::duration(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX));
-    let how = match ended["reason"].as_str() {
-        Some("aborted") => format!("stopped ({took})\n"),
-        reason => format!("it had ended by itself: {}\n", reason.unwrap_or("unknown")),
-    };
-    let mut answer = json!({"sessionId": session_id, "runId": run, "state": "stopped"});
-    answer["run"] = ended;
-    context.screen.document(&answer, &how)?;
-    Ok(Exit::Ok)
-}
-
-fn nothing_to_abort(session: &str) -> Failure {
-    Failure::new(
-        Exit::Conflict,
-        "NO_ACTIVE_RUN",
-        format!("session {session} has no run"),
-        "reattach ps",
-    )
-}
-
-fn wait_for_end(
-    context: &mut Context,
-    session: &str,
-    run: &str,
-    deadline: Option<Instant>,
-) -> Outcome {
-    let state: Value = context.rest.get(&format!("/runs/{run}"), &[])?;
-    if state["status"] == "completed" {
-        return Ok(Exit::Ok);
-    }
-    // What was said before is of no interest here, only the end.
-    let seen = Mark { run: run.to_owned(), seq: state["lastSeq"].as_u64().unwrap_or(0) };
-    let options = Options {
-        until: Until::Complete(run.to_owned()),
-        ctrl_c: CtrlC::Detach,
-        no_input: false,
-        deadline,
-        quiet: true,
-    };
-    let follow = Follow::new(session, Begin::After(seen));
     Watch::new(&context.rest, &mut context.screen, follow, options)?.run()
 }
 

@@ -114,9 +114,6 @@ pub enum ConfigError {
          public_url = \"https://agents.example.org\" (or REATTACH_SERVER_PUBLIC_URL)"
     )]
     NoPublicUrl,
-    /// Agents cannot outlive the gateway yet.
-    #[error("--on-stop keep is not in this version: agents end with the gateway. Use abort")]
-    KeepNotInThisVersion,
     /// There is no place for data.
     #[error("neither XDG_DATA_HOME nor HOME says where data lies: give --data-dir DIR")]
     NoDataDir,

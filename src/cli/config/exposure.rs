@@ -24,12 +24,4 @@ impl Config {
         }
         Ok(())
     }
-
-    /// Refuses `--on-stop keep` as long as agents cannot outlive the gateway.
-    ///
-    /// # Errors
-    /// If `keep` is asked for.
-    pub const fn check_on_stop(keep: bool) -> Result<(), ConfigError> {
-        if keep { Err(ConfigError::KeepNotInThisVersion) } else { Ok(()) }
-    }
 }
