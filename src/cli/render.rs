@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::text::{self, Paint};
 use super::words::{
-    LINE_CHARS, clock, field, id_of, permission, plain, resolved, tool_line, usage,
+    BY_ITSELF,    LINE_CHARS, clock, field, id_of, permission, plain, resolved, tool_line, usage,
 };
 
 /// Text that one event gave.
@@ -160,6 +160,10 @@ impl Renderer {
             field(event, "runId"),
         );
         self.line(event, &self.paint.dim(&head), shown);
+        if event["origin"] == "agent" {
+            self.line(event, &self.paint.dim(BY_ITSELF), shown);
+            return;
+        }
         let content = field(event, "content");
         let prompt: Vec<String> = content.lines().map(|line| format!("> {line}")).collect();
         self.line(event, &self.paint.bold(&prompt.join("\n")), shown);

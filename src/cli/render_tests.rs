@@ -228,3 +228,15 @@ fn no_event_speaks_to_the_terminal() {
         }
     }
 }
+
+#[test]
+fn a_run_that_nobody_asked_for_says_so() {
+    let started = |origin: &str, content: &str| {
+        json!({"kind": "run_started", "seq": 0, "provider": "claude", "runId": "r",
+            "startedAt": "2025-01-02T03:04:05.000Z", "origin": origin, "content": content})
+    };
+    let by_itself = out(&[started("agent", "")]);
+    assert!(by_itself.ends_with("(the agent went on by itself)\n"), "{by_itself}");
+    let asked = out(&[started("user", "hello")]);
+    assert!(asked.ends_with("> hello\n") && !asked.contains("by itself"), "{asked}");
+}

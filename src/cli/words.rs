@@ -9,6 +9,9 @@ use super::text::{self, Paint};
 /// Characters of one line about a tool.
 pub const LINE_CHARS: usize = 160;
 
+/// What stands where a prompt would, of a run that nobody asked for.
+pub const BY_ITSELF: &str = "(the agent went on by itself)";
+
 /// A permission request, as a card of a few lines. The `requestId` is what `allow` takes.
 #[must_use]
 pub fn permission(event: &Value, paint: Paint) -> String {

@@ -19,6 +19,7 @@ pub fn session(view: &SessionView) -> Value {
         "archived": row.archived,
         "running": running,
         "lastRunId": last_run.as_ref().map(|run| run.id),
+        "lastRunOrigin": last_run.as_ref().map(|run| &run.origin),
         "waiting": waiting,
         "createdAt": row.created_at.to_string(),
         "updatedAt": row.updated_at.to_string(),

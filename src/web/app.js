@@ -8,7 +8,7 @@ import { View } from './view.js';
 
 const $ = (id) => document.getElementById(id);
 const sessions = new Map();
-let opened = null; // {id, follow, view, run, stopping, divider}
+let opened = null; // {id, follow, view, run, byItself, stopping, divider}
 let connectedOnce = false;
 // Prompts and answers that wait for the server's word, by `ref`; sent again after a cut, which is
 // harmless: a prompt has its id, the first answer wins, an abort names its run.
@@ -144,7 +144,10 @@ function receive(frame) {
 }
 
 function refused(asked, frame) {
-  const text = plain(frame.error ?? frame.code);
+  const busy = asked.type === 'chat.send' && frame.code === 'RUN_IN_PROGRESS';
+  const text = busy && asked.sessionId === opened?.id && goesOnByItself()
+    ? 'Not sent: the agent is going on by itself. Send it when it is done, or stop it.'
+    : plain(frame.error ?? frame.code);
   if (asked.type === 'chat.permission-response') opened?.view.refused(asked.requestId, text);
   else say(text);
   if (asked.type === 'chat.abort' && opened) opened.stopping = false;
@@ -153,6 +156,11 @@ function refused(asked, frame) {
 }
 
 // ---- the opened session
+
+// Work of the agent in the background has reported, and it goes on without a prompt.
+function goesOnByItself() {
+  return opened !== null && opened.run !== null && opened.run === opened.byItself;
+}
 
 function open(id) {
   if (opened?.id === id) {
@@ -167,6 +175,7 @@ function open(id) {
       ask({ type: 'chat.permission-response', requestId, ...fields });
     }),
     run: null,
+    byItself: null, // the run, if the agent began it
     stopping: false,
     divider: null,
   };
@@ -253,6 +262,7 @@ let drawing = false;
 function draw(event) {
   if (event.kind === 'run_started') {
     opened.run = event.runId;
+    if (event.origin === 'agent') opened.byItself = event.runId;
     opened.stopping = false;
   }
   if (event.kind === 'complete') {
@@ -317,7 +327,8 @@ function showState() {
   $('stop').hidden = !running;
   $('stop').disabled = opened.stopping;
   $('stop').textContent = opened.stopping ? 'Stopping…' : 'Stop';
-  const status = notice || (running ? opened.view.statusLine() || 'running' : '');
+  const what = opened.view.statusLine() || 'running';
+  const status = notice || (!running ? '' : goesOnByItself() ? `by itself · ${what}` : what);
   if ($('status').textContent !== status) $('status').textContent = status;
 }
 
@@ -403,7 +414,8 @@ function drawSessions() {
     choose.append(element('span', 'title', plain(session.title ?? 'untitled')));
     const about = element('span', 'about');
     const state = session.waiting ? ['● needs you', 'waiting']
-      : session.running ? ['▸ running', 'running'] : null;
+      : !session.running ? null
+        : [session.lastRunOrigin === 'agent' ? '▸ running by itself' : '▸ running', 'running'];
     if (state) about.append(element('span', state[1], state[0]), ' · ');
     const path = plain(session.projectPath);
     about.append(`${plain(session.provider)} · ${path.split('/').filter(Boolean).at(-1) ?? path}`);

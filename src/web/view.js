@@ -87,7 +87,8 @@ export class View {
   runStarted(event) {
     const when = event.startedAt ? new Date(event.startedAt).toLocaleString() : '';
     this.line(`${event.provider} · ${when}`);
-    this.add(event, element('div', 'prompt', plain(event.content)));
+    if (event.origin === 'agent') this.add(event, element('p', 'faint', 'The agent went on by itself.'));
+    else this.add(event, element('div', 'prompt', plain(event.content)));
     this.statuses.clear();
   }
 

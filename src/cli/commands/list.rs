@@ -72,6 +72,7 @@ fn table(sessions: &[Value]) -> String {
         .map(|session| {
             let state = match (is_waiting(session), session["running"] == true) {
                 (true, _) => "waiting",
+                (false, true) if session["lastRunOrigin"] == "agent" => "running by itself",
                 (false, true) => "running",
                 (false, false) if session["archived"] == true => "archived",
                 (false, false) => "idle",
@@ -119,6 +120,16 @@ pub fn version(args: VersionArgs) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_agent_that_goes_on_by_itself_is_seen() {
+        let of = |origin: &str, running: bool| {
+            table(&[json!({"id": "s", "running": running, "lastRunOrigin": origin})])
+        };
+        assert!(of("agent", true).contains("running by itself"));
+        assert!(!of("user", true).contains("by itself"));
+        assert!(of("agent", false).contains("idle"));
+    }
 
     #[test]
     fn a_session_that_waits_says_so_before_that_it_runs() {

@@ -102,8 +102,21 @@ fn accept(
     accepted.map_err(|mut failure| {
         // The server's advice names no session; here it is known.
         failure.next = failure.next.replace("SESSION", session);
+        if failure.code == "RUN_IN_PROGRESS" && goes_on_by_itself(context, session) {
+            failure.message = format!(
+                "the agent of session {session} is going on by itself, since work of its own in \
+                 the background has reported; nothing was sent"
+            );
+        }
         failure
     })
+}
+
+/// Whether what runs in the session is a run that the agent began.
+fn goes_on_by_itself(context: &Context, session: &str) -> bool {
+    // Without an answer the server's own words do.
+    let session = context.rest.get::<Value>(&format!("/sessions/{session}"), &[]);
+    session.is_ok_and(|session| session["running"] == true && session["lastRunOrigin"] == "agent")
 }
 
 fn acknowledge(context: &mut Context, session: &str, accepted: &Value) -> Outcome {
