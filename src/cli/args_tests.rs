@@ -42,6 +42,18 @@ fn a_session_can_be_the_last_one() {
 }
 
 #[test]
+fn agents_outlive_their_server_unless_told_otherwise() {
+    for (line, on_stop) in [
+        ("reattach serve", OnStop::Keep),
+        ("reattach serve --on-stop keep", OnStop::Keep),
+        ("reattach serve --on-stop abort", OnStop::Abort),
+    ] {
+        let Ok(Command::Serve(serve)) = parse(line) else { panic!("{line}") };
+        assert_eq!(serve.on_stop, on_stop, "{line}");
+    }
+}
+
+#[test]
 fn options_are_json_or_else_strings() {
     let line = "reattach run hi --option a=1 --option b=x --option c={\"d\":[true]} --option e=";
     let Ok(Command::Run(run)) = parse(line) else { panic!("{line}") };

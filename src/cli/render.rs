@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::text::{self, Paint};
 use super::words::{
-    BY_ITSELF,    LINE_CHARS, clock, field, id_of, permission, plain, resolved, tool_line, usage,
+    BY_ITSELF, LINE_CHARS, clock, field, id_of, permission, plain, resolved, tool_line, usage,
 };
 
 /// Text that one event gave.

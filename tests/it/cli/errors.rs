@@ -14,6 +14,10 @@ fn what_was_typed_wrongly_is_a_usage_error() {
         &["ps", "--server", "https://example.org"],
         &["ps", "--server", "nonsense"],
         &["run", "  "],
+        &["abort"],
+        &["abort", "s", "--all"],
+        &["abort", "--all", "--timeout", "1s"],
+        &["serve", "--on-stop", "perhaps"],
     ] {
         ran(bare(args)).expect(2);
     }
@@ -35,6 +39,7 @@ fn without_a_server_it_says_how_to_start_one() {
         &["logs", "x"],
         &["attach"],
         &["abort", "x"],
+        &["abort", "--all"],
         &["allow", "x"],
         &["deny", "x"],
         &["send", "x", "y"],

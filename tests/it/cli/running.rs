@@ -106,6 +106,47 @@ fn a_detached_run_goes_on_and_can_be_stopped() {
 }
 
 #[test]
+fn every_run_can_be_stopped_at_once() {
+    let gateway = Setup::with_fake().start();
+    let none = run(&gateway, &["abort", "--all", "--json"], 0).json();
+    assert_eq!(none, json!({"state": "stopping", "runs": []}), "nothing runs, as was wished");
+    assert_eq!(run(&gateway, &["abort", "-a", "--wait"], 0).out, "nothing runs\n");
+    let mut agents = Vec::new();
+    for prompt in ["one", "two", "three"] {
+        run(&gateway, &["run", prompt, "-a", "fake", "--detach"], 0);
+        let agent = gateway.hub().prompted("fake", prompt).0;
+        agent.policy(&[], Some(0), None);
+        agents.push(agent);
+    }
+    agents.remove(0).finish();
+    eventually("one has ended by itself", || {
+        let running = run(&gateway, &["ps", "--json"], 0).json();
+        (running.as_array().map(Vec::len) == Some(2)).then_some(())
+    });
+    let stopped = run(&gateway, &["abort", "--all", "--wait", "--json"], 0).json();
+    assert_eq!(stopped["state"], "stopped");
+    let runs = stopped["runs"].as_array().expect("a list");
+    assert_eq!(runs.len(), 2, "{stopped}");
+    for run in runs {
+        assert_eq!((&run["state"], &run["run"]["aborted"]), (&json!("stopped"), &json!(true)));
+    }
+    assert!(agents.iter().all(|agent| agent.gone()), "stopped means stopped");
+    assert_eq!(run(&gateway, &["ps", "--json"], 0).json(), json!([]));
+}
+
+#[test]
+fn stopping_all_says_how_many_and_has_an_end() {
+    let gateway = Setup::with_fake().start();
+    run(&gateway, &["run", "x", "-a", "fake", "--detach"], 0);
+    let agent = gateway.hub().next("fake");
+    agent.policy(&[], None, None);
+    agent.ignore_signals();
+    let ran = run(&gateway, &["abort", "--all", "--wait", "--timeout", "100ms"], 7);
+    assert_eq!(ran.out, "stopping 1 run\n");
+    assert_eq!(run(&gateway, &["abort", "--all"], 0).out, "stopping 1 run\n", "asked again");
+}
+
+#[test]
 fn the_first_interrupt_of_run_stops_the_agent() {
     let gateway = Setup::with_fake().start();
     let live = Live::start(command(&gateway, &["run", "x", "-a", "fake"]));
