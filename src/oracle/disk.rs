@@ -226,6 +226,8 @@ impl Tables {
             Change::Nothing
             | Change::CommandRecorded { .. }
             | Change::CommandDelivered { .. }
+            | Change::Checkpoint { .. }
+            | Change::AgentEnded { .. }
             | Change::Audit { .. } => {}
         }
         Ok(())
@@ -317,7 +319,9 @@ impl StoredRun {
                 };
                 self.permissions.push((request.clone(), permission));
             }
-            Mark::PermissionAnswered { request, decision, state, by } => {
+            Mark::PermissionAnswered { request, decision, state, by, answer } => {
+                let whole = *state == AnswerState::Recorded;
+                assert_eq!(answer.is_some(), whole, "I20: a recorded answer is kept whole");
                 let permission = self.permission(request);
                 match (&permission.state, state) {
                     (PermissionState::Open, AnswerState::Recorded)

@@ -79,6 +79,7 @@ impl Composer {
                 decision: *decision,
                 state: AnswerState::Undeliverable,
                 by: by.clone(),
+                answer: None,
             };
             push(self, &event, mark);
         }

@@ -9,6 +9,7 @@ use crate::run::event::{AnswerState, By, Complete, Decision};
 use crate::run::id::{
     AgentId, ClientMessageId, Millis, NativeId, Position, RequestId, RunId, SessionId,
 };
+use crate::run::state::AnswerRequest;
 use crate::sync::Arc;
 
 /// An event encoded once for the wire, with what the log and the store must know of it.
@@ -68,6 +69,8 @@ pub enum Mark {
         state: AnswerState,
         /// Who answered.
         by: By,
+        /// The whole answer, with `Recorded` only: a restart makes the agent's command of it.
+        answer: Option<Box<AnswerRequest>>,
     },
     /// Nobody needs to answer any more.
     PermissionCancelled(RequestId),
@@ -124,10 +127,15 @@ pub enum Change {
     CommandRecorded {
         /// Which run.
         run: RunId,
-        /// Its number in the agent's life, from 1.
+        /// Its number, from 1, rising over the agent's whole life, also from run to run.
         n: u64,
-        /// What will be written (`provider::Write` as JSON).
-        write: Vec<u8>,
+        /// What the worker needs to send it again, as JSON that only the worker reads.
+        body: Vec<u8>,
+        /// The end offset of the agent record that this replies to by itself; 0 for a command of
+        /// a person's.
+        cause: u64,
+        /// The permission request that this answers.
+        request: Option<RequestId>,
         /// When.
         at: Millis,
     },
@@ -137,6 +145,25 @@ pub enum Change {
         run: RunId,
         /// Its number.
         n: u64,
+        /// When.
+        at: Millis,
+    },
+    /// How far an agent's records are folded, and the state to go on from: fold(all) =
+    /// fold(checkpoint, rest). Follows all that those records gave. Replaces the one before.
+    Checkpoint {
+        /// Which agent.
+        agent: AgentId,
+        /// The end offset of the last record in it.
+        offset: u64,
+        /// What the worker needs to go on, as bytes that only the worker reads.
+        state: Vec<u8>,
+        /// When.
+        at: Millis,
+    },
+    /// The agent's process is gone and all that it said is folded: no restart looks for it.
+    AgentEnded {
+        /// Which agent.
+        agent: AgentId,
         /// When.
         at: Millis,
     },

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tungstenite::Utf8Bytes;
 
@@ -103,18 +104,23 @@ struct AcceptedPrompt {
     ticket: u64,
 }
 
-/// An answer to a permission request, as a client gave it.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// An answer to a permission request, as a client gave it. The store keeps it as JSON.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct AnswerRequest {
     /// Allow or deny.
     pub allow: bool,
     /// Which of the request's choices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choice_id: Option<String>,
     /// Changed input, or answers to questions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub updated_input: Option<Value>,
     /// A note to the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Save a rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remember: Option<Value>,
 }
 
@@ -287,7 +293,7 @@ impl Runs {
                     },
                 );
             }
-            Mark::PermissionAnswered { request, decision, state, by } => {
+            Mark::PermissionAnswered { request, decision, state, by, .. } => {
                 if let Some(permission) = self.permissions.get_mut(request) {
                     permission.settled.get_or_insert(frame.at);
                     self.unsettled_only = false;
@@ -537,7 +543,13 @@ mod tests {
     }
 
     fn answered(state: AnswerState) -> Mark {
-        Mark::PermissionAnswered { request: request(), decision: Decision::Allow, state, by: by() }
+        Mark::PermissionAnswered {
+            request: request(),
+            decision: Decision::Allow,
+            state,
+            by: by(),
+            answer: None,
+        }
     }
 
     /// Run 1 ended at 1000 with seq 1, run 2 runs and has only its head.

@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+use serde::Serialize;
 
 use super::rows::{int, to_word};
 use crate::run::change::{Batch, Change, Frame, Item, Mark, RunEnd, RunRow, SessionRow};
 use crate::run::event::{AnswerState, By};
-use crate::run::id::{Millis, Ordinal, Position, RequestId, RunId, Seq, SessionId};
+use crate::run::id::{AgentId, Millis, Ordinal, Position, RequestId, RunId, Seq, SessionId};
+use crate::run::state::AnswerRequest;
 
 /// Sessions whose row ids are remembered; above it the memory starts anew.
 const KNOWN_MAX: usize = 4096;
@@ -185,14 +187,15 @@ impl Step<'_> {
                 "INSERT INTO permission (request_id, run, seq, received_ms) \
                  VALUES (?1, ?2, ?3, ?4) ON CONFLICT (request_id) DO UPDATE SET \
                  run = excluded.run, seq = excluded.seq, received_ms = excluded.received_ms, \
-                 state = 'open', decision = NULL, answered_by = NULL",
+                 state = 'open', decision = NULL, answered_by = NULL, answer = NULL",
                 params![request.0, run, int(at.seq.0), received_at.0],
             ),
-            Mark::PermissionAnswered { request, decision, state, by } => {
-                self.answer(run, request, &to_word(decision), *state, by)
+            Mark::PermissionAnswered { request, decision, state, by, answer } => {
+                self.answer(run, request, &to_word(decision), *state, by, answer.as_deref())
             }
             Mark::PermissionCancelled(request) => self.run_one(
-                "UPDATE permission SET state = 'cancelled' WHERE request_id = ?1 AND run = ?2",
+                "UPDATE permission SET state = 'cancelled', answer = NULL \
+                 WHERE request_id = ?1 AND run = ?2",
                 params![request.0, run],
                 || format!("no permission request {}", request.0),
             ),
@@ -207,6 +210,7 @@ impl Step<'_> {
         decision: &str,
         state: AnswerState,
         by: &By,
+        answer: Option<&AnswerRequest>,
     ) -> Result<(), Refusal> {
         let state = match state {
             AnswerState::Recorded => "answered",
@@ -214,9 +218,9 @@ impl Step<'_> {
             AnswerState::Undeliverable => "undeliverable",
         };
         self.run_one(
-            "UPDATE permission SET state = ?2, decision = ?3, answered_by = ?4 \
+            "UPDATE permission SET state = ?2, decision = ?3, answered_by = ?4, answer = ?6 \
              WHERE request_id = ?1 AND run = ?5",
-            params![request.0, state, decision, json(by), run],
+            params![request.0, state, decision, json(by), run, answer.map(json)],
             || format!("no permission request {}", request.0),
         )
     }
@@ -265,12 +269,9 @@ impl Step<'_> {
                     params![row, at.0, json(by)],
                 )
             }
-            Change::CommandRecorded { run, n, write, at } => {
+            Change::CommandRecorded { run, n, body, cause, request, at } => {
                 let row = self.run_of(*run)?;
-                self.run_sql(
-                    "INSERT INTO command (run, n, body, recorded_ms) VALUES (?1, ?2, ?3, ?4)",
-                    params![row, int(*n), write, at.0],
-                )
+                self.record_command(row, *n, body, *cause, request.as_ref(), *at)
             }
             Change::CommandDelivered { run, n, at } => {
                 let row = self.run_of(*run)?;
@@ -285,6 +286,12 @@ impl Step<'_> {
                     || format!("no command {n} of run {run}"),
                 )
             }
+            Change::Checkpoint { agent, offset, state, at } => {
+                self.checkpoint(*agent, *offset, state, *at)
+            }
+            Change::AgentEnded { agent, .. } => {
+                self.run_sql("DELETE FROM checkpoint WHERE agent = ?1", params![agent.as_bytes()])
+            }
             Change::Audit { run, what, detail, at } => self.run_sql(
                 "INSERT INTO audit (at_ms, sid, rid, what, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![
@@ -296,6 +303,45 @@ impl Step<'_> {
                 ],
             ),
         }
+    }
+
+    fn record_command(
+        &self,
+        run: i64,
+        n: u64,
+        body: &[u8],
+        cause: u64,
+        request: Option<&RequestId>,
+        at: Millis,
+    ) -> Result<(), Refusal> {
+        self.run_sql(
+            "INSERT INTO command (run, n, body, recorded_ms, cause, request_id) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![run, int(n), body, at.0, int(cause), request.map(|id| &id.0)],
+        )?;
+        let Some(request) = request else { return Ok(()) };
+        // From here on the command carries the answer: a restart must not make another of it.
+        self.run_sql(
+            "UPDATE permission SET answer = NULL WHERE request_id = ?1 AND run = ?2",
+            params![request.0, run],
+        )
+    }
+
+    fn checkpoint(
+        &mut self,
+        agent: AgentId,
+        offset: u64,
+        state: &[u8],
+        at: Millis,
+    ) -> Result<(), Refusal> {
+        let session = self.session()?.row;
+        self.run_sql(
+            "INSERT INTO checkpoint (agent, session, record_offset, state, at_ms) \
+             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (agent) DO UPDATE SET \
+             session = excluded.session, record_offset = excluded.record_offset, \
+             state = excluded.state, at_ms = excluded.at_ms",
+            params![agent.as_bytes(), session, int(offset), state, at.0],
+        )
     }
 
     fn create_session(&mut self, row: &SessionRow) -> Result<(), Refusal> {
@@ -357,6 +403,7 @@ impl Step<'_> {
             "DELETE FROM permission WHERE run IN (SELECT id FROM run WHERE session = ?1)",
             "DELETE FROM command WHERE run IN (SELECT id FROM run WHERE session = ?1)",
             "DELETE FROM head WHERE run IN (SELECT id FROM run WHERE session = ?1)",
+            "DELETE FROM checkpoint WHERE session = ?1",
             "DELETE FROM run WHERE session = ?1",
             "DELETE FROM audit WHERE sid = (SELECT sid FROM session WHERE id = ?1)",
             "DELETE FROM session WHERE id = ?1",
@@ -478,6 +525,7 @@ fn length(bytes: &[u8]) -> i64 {
     int(bytes.len() as u64)
 }
 
-fn json(by: &By) -> String {
-    serde_json::to_string(by).expect("a name and a word are always JSON")
+/// For values of ours whose fields are words, names and JSON.
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("names and words are always JSON")
 }

@@ -94,6 +94,19 @@ const QUESTIONS: &[(&str, &str)] = &[
          WHERE NOT EXISTS (SELECT 1 FROM event e WHERE e.run = m.run AND e.seq = m.seq)",
     ),
     (
+        "I20",
+        "SELECT s.sid, max(r.rid), printf('%d commands of an agent have number %d', count(*), c.n) \
+         FROM command c JOIN run r ON r.id = c.run JOIN session s ON s.id = r.session \
+         GROUP BY r.agent, c.n HAVING count(*) > 1",
+    ),
+    (
+        "I6",
+        "SELECT s.sid, NULL, printf('a checkpoint at %d of an agent without a run', \
+           k.record_offset) \
+         FROM checkpoint k JOIN session s ON s.id = k.session WHERE NOT EXISTS \
+           (SELECT 1 FROM run r WHERE r.agent = k.agent AND r.session = k.session)",
+    ),
+    (
         "I1",
         "SELECT s.sid, r.rid, printf('tool call %s is open after the end', t.tool_id) \
          FROM open_tool t JOIN run r ON r.id = t.run JOIN session s ON s.id = r.session \

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use crate::limits;
 use crate::run::id::LogEpoch;
 
+mod agents;
 mod apply;
 mod check;
 mod error;
@@ -33,7 +34,7 @@ pub use reader::Readers;
 pub use retention::{Keep, Retained};
 pub use rows::{
     Abort, AnsweredPermission, OpenRun, PendingPermission, PermissionState, ProjectRow, RunStatus,
-    RunSummary, SessionSnapshot, SessionView, Undelivered,
+    RunSummary, SessionSnapshot, SessionView, StoredAgent, StoredCommand,
 };
 pub use writer::{Committed, Writer};
 

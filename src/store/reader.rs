@@ -11,8 +11,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use super::error::ReadError;
 use super::rows::{
     AnsweredPermission, OpenRun, PendingPermission, PermissionState, ProjectRow, RUN_COLUMNS,
-    RunSummary, SESSION_COLUMNS, SessionSnapshot, SessionView, Undelivered, frame_text, from_json,
-    from_word, natural, project_row, run_summary, session_row,
+    RunSummary, SESSION_COLUMNS, SessionSnapshot, SessionView, frame_text, from_json, from_word,
+    natural, project_row, run_summary, session_row,
 };
 use super::{READER_CACHE_KIB, connect};
 use crate::run::id::{
@@ -246,7 +246,10 @@ impl Readers {
     }
 }
 
-fn open_runs(conn: &Connection, session: Option<SessionId>) -> rusqlite::Result<Vec<OpenRun>> {
+pub(super) fn open_runs(
+    conn: &Connection,
+    session: Option<SessionId>,
+) -> rusqlite::Result<Vec<OpenRun>> {
     let of = of_session(session);
     // The plus keeps the order from choosing the index: few rows run, many have run.
     let sql = format!(
@@ -264,7 +267,6 @@ fn open_runs(conn: &Connection, session: Option<SessionId>) -> rusqlite::Result<
                 offset: natural(offset),
                 open_tools: open_tools(conn, id)?,
                 permissions: unsettled(conn, id)?,
-                undelivered: undelivered(conn, id)?,
             })
         })?
         .collect()
@@ -363,15 +365,4 @@ fn open_tools(conn: &Connection, run: i64) -> rusqlite::Result<Vec<String>> {
     conn.prepare_cached("SELECT tool_id FROM open_tool WHERE run = ?1")?
         .query_map([run], |row| row.get(0))?
         .collect()
-}
-
-fn undelivered(conn: &Connection, run: i64) -> rusqlite::Result<Vec<Undelivered>> {
-    conn.prepare_cached(
-        "SELECT n, body FROM command WHERE run = ?1 AND delivered_ms IS NULL ORDER BY n",
-    )?
-    .query_map([run], |row| {
-        let n: i64 = row.get(0)?;
-        Ok(Undelivered { n: natural(n), write: row.get(1)? })
-    })?
-    .collect()
 }

@@ -14,6 +14,7 @@ use crate::run::event::{By, Decision, Reason};
 use crate::run::id::{
     AgentId, Millis, NativeId, Ordinal, Position, RequestId, RunId, Seq, SessionId,
 };
+use crate::run::state::AnswerRequest;
 
 /// A directory in which sessions live.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,13 +198,48 @@ pub struct AnsweredPermission {
     pub by: Option<By>,
 }
 
-/// A command whose delivery was never recorded.
+/// A command that a restart has to do something for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Undelivered {
-    /// Its number.
+pub struct StoredCommand {
+    /// The run that it belongs to.
+    pub run: RunId,
+    /// Its number in the agent's life.
     pub n: u64,
-    /// What was to be written (`provider::Write` as JSON).
-    pub write: Vec<u8>,
+    /// What the worker recorded, as JSON that only the worker reads.
+    pub body: Vec<u8>,
+    /// The end offset of the agent record that it replies to by itself; 0 for a person's.
+    pub cause: u64,
+    /// The permission request that it answers.
+    pub request: Option<RequestId>,
+}
+
+/// An agent process that served runs: what a gateway needs to go on with it after a restart.
+#[derive(Clone, Debug)]
+pub struct StoredAgent {
+    /// Its id.
+    pub agent: AgentId,
+    /// Its session.
+    pub session: SessionId,
+    /// The newest run that it served.
+    pub newest: RunSummary,
+    /// The end offset of the last record whose events are stored, over all its runs.
+    pub offset: u64,
+    /// The offset and the state to fold on from, if it has a checkpoint.
+    pub checkpoint: Option<(u64, Vec<u8>)>,
+    /// Commands of all its runs that are not known to be delivered, and those whose delivery is
+    /// recorded while their request still says `answered` (the crash fell between the two), by
+    /// `n`. Sending one of these again is harmless: its keeper has that number.
+    pub commands: Vec<StoredCommand>,
+    /// The causes of all its commands that lie behind the checkpoint, in order, as often as they
+    /// have commands: the automatic replies that are recorded already.
+    pub causes: Vec<u64>,
+    /// The highest number among its commands; 0 if there are none (retention may have taken
+    /// them).
+    pub last_n: u64,
+    /// The run that it is in.
+    pub open: Option<OpenRun>,
+    /// Answers that are recorded and have no command yet, by the place of their requests.
+    pub answers: Vec<(RequestId, AnswerRequest)>,
 }
 
 /// A run without a `complete`: what recovery needs to end it.
@@ -219,8 +255,6 @@ pub struct OpenRun {
     pub open_tools: Vec<String>,
     /// Permission requests that are open, or answered and not known to be delivered.
     pub permissions: Vec<AnsweredPermission>,
-    /// Commands whose delivery was never recorded, in order.
-    pub undelivered: Vec<Undelivered>,
 }
 
 /// Columns of a run for `run_summary`; the tables are `r` (run) and `s` (session).

@@ -15,7 +15,7 @@ pub(super) const APPLICATION_ID: i32 = 0x7261_7474;
 
 /// One step per schema version: step i leads from version i to i + 1. Steps that were released
 /// never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2];
 
 /// Version 1.
 ///
@@ -228,6 +228,72 @@ BEGIN
 END;
 ";
 
+/// Version 2: what an agent needs to outlive the gateway.
+///
+/// - `checkpoint` has one row per agent that lives. An agent's offsets are positions in what its
+///   keeper journals, so the offset of a checkpoint may lie before or after `run.record_offset`.
+/// - `command.cause` and `command.request_id` tell which automatic replies and which answers have
+///   their command already, so that none is made twice.
+/// - `permission.answer` is a recorded answer on its way to becoming a command.
+/// - `permission_once` is V1's, but for an UPDATE of `answer` alone, which has a guard of its own.
+const V2: &str = "
+CREATE TABLE checkpoint (
+  agent BLOB NOT NULL PRIMARY KEY CHECK (length(agent) = 16),
+  session INTEGER NOT NULL REFERENCES session (id),
+  record_offset INTEGER NOT NULL CHECK (record_offset >= 0),
+  state BLOB NOT NULL,
+  at_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX checkpoint_session ON checkpoint (session);
+CREATE INDEX run_agent ON run (agent);
+
+ALTER TABLE command ADD COLUMN cause INTEGER NOT NULL DEFAULT 0 CHECK (cause >= 0);
+ALTER TABLE command ADD COLUMN request_id TEXT;
+ALTER TABLE permission ADD COLUMN answer TEXT CHECK (answer IS NULL OR state = 'answered');
+
+CREATE TRIGGER checkpoint_new BEFORE INSERT ON checkpoint
+WHEN NOT EXISTS (SELECT 1 FROM run WHERE agent = NEW.agent AND session = NEW.session)
+BEGIN
+  SELECT RAISE(ABORT, 'I6: a checkpoint is of an agent that served a run of its session');
+END;
+CREATE TRIGGER checkpoint_forward BEFORE UPDATE ON checkpoint
+WHEN NEW.record_offset < OLD.record_offset OR NEW.agent <> OLD.agent
+  OR NEW.session <> OLD.session
+BEGIN
+  SELECT RAISE(ABORT, 'I8: what an agent was confirmed is never asked of it again');
+END;
+
+CREATE TRIGGER command_new BEFORE INSERT ON command
+WHEN NEW.n < 1 OR EXISTS (SELECT 1 FROM run r JOIN command c ON c.run = r.id
+  WHERE r.agent = (SELECT agent FROM run WHERE id = NEW.run) AND c.n >= NEW.n)
+BEGIN
+  SELECT RAISE(ABORT, 'I20: the numbers of an agent''s commands rise');
+END;
+CREATE TRIGGER command_fixed
+BEFORE UPDATE OF run, n, body, recorded_ms, cause, request_id ON command
+BEGIN
+  SELECT RAISE(ABORT, 'I20: a recorded command never changes');
+END;
+
+DROP TRIGGER permission_once;
+CREATE TRIGGER permission_once
+BEFORE UPDATE OF request_id, run, seq, state, received_ms, decision, answered_by ON permission
+WHEN NOT (
+  (OLD.state = 'open' AND NEW.state <> 'open')
+  OR (OLD.state = 'answered' AND NEW.state IN ('delivered', 'undeliverable', 'cancelled')
+    AND NEW.decision IS OLD.decision)
+  -- The agent asks again under the same id: that is another request.
+  OR (NEW.state = 'open' AND NEW.run = OLD.run AND NEW.seq > OLD.seq))
+BEGIN
+  SELECT RAISE(ABORT, 'I20: one permission request has one effective answer');
+END;
+CREATE TRIGGER permission_answer BEFORE UPDATE OF answer ON permission
+WHEN OLD.state = 'answered' AND NEW.answer IS NOT NULL
+BEGIN
+  SELECT RAISE(ABORT, 'I20: a recorded answer never changes');
+END;
+";
+
 /// Brings `conn` up to the last of `steps`. An existing database of an older version is copied
 /// to a file beside it first. Each step is one transaction with the new version in it.
 pub(super) fn migrate(conn: &mut Connection, path: &Path, steps: &[&str]) -> Result<(), OpenError> {
@@ -279,12 +345,83 @@ fn back_up(conn: &Connection, path: &Path, found: u32) -> Result<(), OpenError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::id::{AgentId, LogEpoch};
 
     const ONE: &str = "CREATE TABLE a (x INTEGER) STRICT; INSERT INTO a VALUES (7);";
     const TWO: &str = "ALTER TABLE a ADD COLUMN y INTEGER; UPDATE a SET y = x * 2;";
 
     fn open(path: &Path) -> Connection {
         Connection::open(path).expect("opens")
+    }
+
+    /// What version 1 left of a gateway that was killed: a run that ended, and one with an answer
+    /// on its way.
+    const LEFT_BY_V1: &str = "
+    INSERT INTO project (path) VALUES ('/srv/project');
+    INSERT INTO session (sid, project, provider, native_id, created_ms, updated_ms)
+      VALUES (x'01010101010101010101010101010101', 1, 'claude', 'n', 1, 2);
+    INSERT INTO run (rid, session, ordinal, agent, origin, prompt_hash, started_ms)
+      VALUES (x'0000000000000000000000000000000a', 1, 1, x'000000000000000000000000000000a1',
+        'user', zeroblob(32), 3);
+    INSERT INTO head VALUES (1, x'7b7d');
+    INSERT INTO event (run, seq, complete, body) VALUES (1, 1, 1, x'7b7d');
+    UPDATE run SET last_seq = 1, bytes = 4, record_offset = 50 WHERE id = 1;
+    UPDATE run SET state = 'completed', ended_ms = 4, success = 1, aborted = 0,
+      reason = 'finished' WHERE id = 1;
+    INSERT INTO command (run, n, body, recorded_ms, delivered_ms) VALUES (1, 1, x'7b7d', 3, 3);
+    INSERT INTO run (rid, session, ordinal, agent, origin, prompt_hash, started_ms)
+      VALUES (x'0000000000000000000000000000000b', 1, 2, x'000000000000000000000000000000a2',
+        'user', zeroblob(32), 5);
+    INSERT INTO head VALUES (2, x'7b7d');
+    INSERT INTO event (run, seq, body) VALUES (2, 1, x'7b7d'), (2, 2, x'7b7d');
+    UPDATE run SET last_seq = 2, bytes = 6, record_offset = 70 WHERE id = 2;
+    INSERT INTO permission (request_id, run, seq, received_ms) VALUES ('open', 2, 1, 6);
+    INSERT INTO permission (request_id, run, seq, state, received_ms, decision, answered_by)
+      VALUES ('answered', 2, 2, 'answered', 6, 'allow', '{\"kind\":\"cli\",\"name\":\"somebody\"}');
+    INSERT INTO command (run, n, body, recorded_ms, delivered_ms) VALUES (2, 1, x'7b7d', 5, 5);
+    INSERT INTO command (run, n, body, recorded_ms) VALUES (2, 2, x'7b7d', 7);
+    INSERT INTO meta (k, v) VALUES ('epoch', x'09090909090909090909090909090909');
+    ";
+
+    #[test]
+    fn a_database_of_version_1_is_upgraded_in_place_with_all_that_is_in_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join(files::DATABASE);
+        let mut conn = open(&path);
+        migrate(&mut conn, &path, &[V1]).expect("to version 1");
+        conn.execute_batch(LEFT_BY_V1).expect("as version 1 wrote it");
+        drop(conn);
+
+        let options = crate::store::OpenOptions { ballast_bytes: 0, ..Default::default() };
+        let opened = crate::store::Store::open(dir.path(), &options);
+        let (_writer, readers) = opened.expect("is upgraded");
+        assert_eq!(version(&open(&path)).expect("reads"), 2);
+        assert_eq!(version(&open(&backup_path(&path, 1))).expect("reads"), 1, "the copy");
+        assert_eq!(crate::store::check(&path).expect("readable"), [], "it is sound");
+        assert_eq!(readers.epoch(), LogEpoch::from_bytes([9; 16]), "the same log");
+
+        let ended = readers.agent(AgentId::from_u128(0xa1)).expect("readable").expect("a run");
+        assert_eq!((ended.offset, ended.last_n, ended.commands.len()), (50, 1, 0));
+        let agent = readers.agent(AgentId::from_u128(0xa2)).expect("readable").expect("a run");
+        assert_eq!((agent.offset, agent.last_n, agent.checkpoint), (70, 2, None));
+        assert_eq!((agent.commands[0].n, agent.commands[0].cause), (2, 0));
+        assert_eq!((agent.commands.len(), agent.causes.len(), agent.answers.len()), (1, 0, 0));
+        let open_run = agent.open.expect("it runs");
+        let waiting: Vec<_> = open_run.permissions.iter().map(|p| p.request.0.as_str()).collect();
+        assert_eq!(waiting, ["open", "answered"]);
+        // The guards of before hold, those that were made anew too.
+        let conn = open(&path);
+        conn.execute_batch("UPDATE permission SET decision = 'deny' WHERE request_id = 'answered'")
+            .expect_err("I20");
+        conn.execute_batch("UPDATE permission SET state = 'answered' WHERE request_id = 'open'")
+            .expect_err("an answer without a decision");
+    }
+
+    #[test]
+    fn steps_that_were_released_never_change() {
+        use sha2::{Digest, Sha256};
+        let hash: String = Sha256::digest(V1).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hash, "0612b8ed4e37400aa05f7f508e6c40f28176b13f7eb8cad81fda4c41fe0e26ef");
     }
 
     #[test]

@@ -493,7 +493,13 @@ impl Machine {
                 updated_input: None,
                 message: None,
             });
-            let mark = Mark::PermissionAnswered { request: request.clone(), decision, state, by };
+            let mark = Mark::PermissionAnswered {
+                request: request.clone(),
+                decision,
+                state,
+                by,
+                answer: None,
+            };
             self.record(index, &event, &mark, format!("permission_resolved {}", request.0));
             let model = &mut self.model.sessions[index];
             model.note(News::UnlessArchived);

@@ -281,6 +281,7 @@ fn recorded(request: &RequestId, answer: &AnswerRequest, by: &By) -> (Event, Mar
         decision,
         state: AnswerState::Recorded,
         by: by.clone(),
+        answer: Some(Box::new(answer.clone())),
     };
     (event, mark)
 }

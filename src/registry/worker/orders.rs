@@ -146,6 +146,7 @@ impl Worker {
             decision: resolved.decision,
             state,
             by: resolved.by.clone(),
+            answer: None,
         };
         let event = Event::PermissionResolved(resolved);
         if self.session.record(self.run, &event, Some(&mark), now).is_err() {
@@ -164,6 +165,6 @@ impl Worker {
 /// The row of a command.
 pub(super) fn recorded(run: RunId, n: u64, write: &Write) -> Change {
     // A `Write` is bytes and a flag: this cannot fail.
-    let write = serde_json::to_vec(write).unwrap_or_default();
-    Change::CommandRecorded { run, n, write, at: Millis::now() }
+    let body = serde_json::to_vec(write).unwrap_or_default();
+    Change::CommandRecorded { run, n, body, cause: 0, request: None, at: Millis::now() }
 }

@@ -17,7 +17,8 @@ fn every_guard_refuses_its_violation_also_from_raw_sql() {
     let mut script = Script::new();
     script.start().event(Some(asked("q")));
     script.event(Some(Mark::PermissionCancelled(RequestId("q".into())))).complete();
-    script.start().events(2);
+    script.start().event(Some(asked("a"))).event(Some(allowed("a", AnswerState::Recorded)));
+    script.command(5).checkpoint(100, "state");
     script.commit(&mut writer);
     for (sql, invariant) in [
         ("INSERT INTO event (run, seq, body) VALUES (2, 4, x'00')", "I2"),
@@ -67,6 +68,28 @@ fn every_guard_refuses_its_violation_also_from_raw_sql() {
             "I6",
         ),
         ("UPDATE permission SET state = 'answered', decision = 'allow', answered_by = '{}'", "I20"),
+        ("UPDATE permission SET answer = '{}' WHERE request_id = 'a'", "I20"),
+        ("UPDATE permission SET answer = '{}' WHERE request_id = 'q'", "CHECK"),
+        ("UPDATE permission SET state = 'delivered' WHERE request_id = 'a'", "CHECK"),
+        ("INSERT INTO command (run, n, body, recorded_ms) VALUES (2, 4, x'00', 1)", "I20"),
+        ("INSERT INTO command (run, n, body, recorded_ms) VALUES (1, 5, x'00', 1)", "I20"),
+        (
+            "INSERT INTO command (run, n, body, recorded_ms, cause) VALUES (2, 6, x'00', 1, -1)",
+            "CHECK",
+        ),
+        ("UPDATE command SET n = 6", "I20"),
+        ("UPDATE command SET body = x'01'", "I20"),
+        ("UPDATE command SET cause = 1", "I20"),
+        ("UPDATE command SET request_id = 'q'", "I20"),
+        ("UPDATE checkpoint SET record_offset = 99", "I8"),
+        ("UPDATE checkpoint SET agent = zeroblob(16)", "I8"),
+        ("UPDATE checkpoint SET record_offset = -1", "I8"),
+        ("INSERT INTO checkpoint VALUES (zeroblob(16), 1, 0, x'', 0)", "I6"),
+        (
+            "INSERT INTO checkpoint SELECT agent, 1, 100, x'', 0 FROM checkpoint WHERE true \
+             ON CONFLICT (agent) DO UPDATE SET record_offset = 7",
+            "I8",
+        ),
         ("DELETE FROM run WHERE id = 1", "FOREIGN KEY"),
         ("DELETE FROM session", "FOREIGN KEY"),
         ("UPDATE session SET archived = 2", "CHECK"),
@@ -136,8 +159,20 @@ fn the_writer_refuses_what_contradicts_the_rows() {
         s.change(Change::AbortAsked { run: RunId::random(), by: by(), at: T0 });
     });
     refuse("a delivery of nothing", &|s| {
-        let run = s.run;
-        s.change(Change::CommandDelivered { run, n: 3, at: T0 });
+        s.delivered(3);
+    });
+    refuse("a command under a number of before", &|s| {
+        s.command(2).command(2);
+    });
+    refuse("a command under the number of a run before", &|s| {
+        s.command(2).complete().start().command(1);
+    });
+    refuse("a checkpoint of before", &|s| {
+        s.checkpoint(50, "").checkpoint(49, "");
+    });
+    refuse("a checkpoint of another session's agent", &|s| {
+        s.agent = AgentId::from_u128(8);
+        s.checkpoint(50, "");
     });
     refuse("an answer to nothing", &|s| {
         s.event(Some(Mark::PermissionCancelled(RequestId("none".into()))));
@@ -193,13 +228,16 @@ fn the_check_finds_what_the_guards_would_have_refused() {
         ("UPDATE permission SET state = 'open'", "I20"),
         ("UPDATE permission SET seq = 99", "I20"),
         ("INSERT INTO open_tool VALUES (1, 't')", "I1"),
+        ("UPDATE command SET n = 1", "I20"),
+        ("UPDATE checkpoint SET agent = zeroblob(16)", "I6"),
     ] {
         let (dir, mut writer, _readers) = fresh();
         let mut script = Script::new();
         script.start().event(Some(asked("q")));
-        script.event(Some(Mark::PermissionCancelled(RequestId("q".into())))).complete();
-        script.start().events(2);
-        script.commit(&mut writer);
+        script.event(Some(Mark::PermissionCancelled(RequestId("q".into()))));
+        script.command(1).complete();
+        script.start().events(2).command(2);
+        script.checkpoint(9, "state").commit(&mut writer);
         sound(dir.path());
         let conn = Connection::open(dir.path().join(DATABASE)).expect("opens");
         let triggers: Vec<String> = conn

@@ -68,9 +68,8 @@ fn a_session_tells_its_runs_and_what_waits() {
     script.event(Some(Mark::ToolClosed("t1".into())));
     script.event(Some(asked("r1")));
     let run = script.run;
-    script.change(Change::CommandRecorded { run, n: 1, write: b"{}".to_vec(), at: T0 });
-    script.change(Change::CommandRecorded { run, n: 2, write: b"[]".to_vec(), at: T0 });
-    script.change(Change::CommandDelivered { run, n: 1, at: T0 });
+    script.command(1).command(2);
+    script.delivered(1);
     script.change(Change::AbortAsked { run, by: by(), at: T0.plus(5) });
     script.change(Change::NativeIdLearned { native_id: NativeId("n-1".into()), at: T0.plus(3) });
     script.commit(&mut writer);
@@ -93,7 +92,6 @@ fn a_session_tells_its_runs_and_what_waits() {
     assert_eq!((open.agent, open.offset), (AgentId::from_u128(7), 40));
     assert_eq!(open.open_tools, ["t2"]);
     assert_eq!(open.permissions.len(), 1);
-    assert_eq!((open.undelivered[0].n, &open.undelivered[0].write[..]), (2, &b"[]"[..]));
     assert_eq!(open.run.abort.as_ref().map(|abort| abort.at), Some(T0.plus(5)));
 
     let native = NativeId("n-1".into());
@@ -105,18 +103,12 @@ fn a_session_tells_its_runs_and_what_waits() {
     };
     assert_eq!((find("m1"), find("m2")), (Some((run, [9; 32])), None));
 
-    let answered = |state| Mark::PermissionAnswered {
-        request: request.clone(),
-        decision: Decision::Allow,
-        state,
-        by: by(),
-    };
-    script.event(Some(answered(AnswerState::Recorded)));
+    script.event(Some(allowed("r1", AnswerState::Recorded)));
     script.commit(&mut writer);
     assert!(readers.pending_permissions().expect("readable").is_empty());
     let open = readers.open_runs().expect("readable");
     assert_eq!(open[0].permissions[0].state, PermissionState::Answered);
-    script.event(Some(answered(AnswerState::Delivered)));
+    script.event(Some(allowed("r1", AnswerState::Delivered)));
     script.event(Some(Mark::ToolClosed("t2".into()))).complete();
     script.commit(&mut writer);
     let permission = readers.permission(&request).expect("readable").expect("is there");
@@ -239,6 +231,7 @@ fn a_request_asked_again_under_its_id_waits_anew() {
         decision,
         state,
         by: by(),
+        answer: None,
     };
     script.start().event(Some(asked("r")));
     script.event(Some(answered(AnswerState::Recorded, Decision::Deny)));

@@ -10,14 +10,16 @@ use reattach::run::event::{AnswerState, By, ByKind, Complete, Decision, Reason};
 use reattach::run::id::{
     AgentId, ClientMessageId, Millis, NativeId, Ordinal, Position, RequestId, RunId, Seq, SessionId,
 };
+use reattach::run::state::AnswerRequest;
 use reattach::store::{
     CommitError, Committed, DATABASE, Gone, Keep, LOCK, OpenError, OpenOptions, PermissionState,
-    Place, Read, ReadError, Readers, RunFilter, RunStatus, SessionFilter, Store, Stored, Writer,
-    check,
+    Place, Read, ReadError, Readers, RunFilter, RunStatus, SessionFilter, Store, Stored,
+    StoredAgent, Writer, check,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+mod agents;
 mod guards;
 mod log;
 mod opening;
@@ -51,6 +53,7 @@ struct Script {
     session: SessionId,
     ordinal: Ordinal,
     run: RunId,
+    agent: AgentId,
     seq: Seq,
     items: Vec<Item>,
 }
@@ -62,6 +65,7 @@ impl Script {
             session,
             ordinal: Ordinal(0),
             run: RunId::random(),
+            agent: AgentId::from_u128(7),
             seq: Seq(0),
             items: Vec::new(),
         };
@@ -94,7 +98,7 @@ impl Script {
         let row = RunRow {
             id: self.run,
             at: Position::new(self.ordinal, Seq(0)),
-            agent: AgentId::from_u128(7),
+            agent: self.agent,
             origin: "user",
             prompt_hash: [9; 32],
             client_message_id: message.map(|id| ClientMessageId(id.into())),
@@ -106,6 +110,31 @@ impl Script {
         let head = self.make(Seq(0), None);
         self.items.push(Item::Frame(head));
         self
+    }
+
+    /// A command of a person's.
+    fn command(&mut self, n: u64) -> &mut Self {
+        self.command_with(n, 0, None)
+    }
+
+    fn command_with(&mut self, n: u64, cause: u64, request: Option<&str>) -> &mut Self {
+        self.change(Change::CommandRecorded {
+            run: self.run,
+            n,
+            body: format!("command {n}").into_bytes(),
+            cause,
+            request: request.map(|id| RequestId(id.into())),
+            at: T0,
+        })
+    }
+
+    fn delivered(&mut self, n: u64) -> &mut Self {
+        self.change(Change::CommandDelivered { run: self.run, n, at: T0 })
+    }
+
+    fn checkpoint(&mut self, offset: u64, state: &str) -> &mut Self {
+        let (agent, state) = (self.agent, state.as_bytes().to_vec());
+        self.change(Change::Checkpoint { agent, offset, state, at: T0 })
     }
 
     fn text(&self, seq: Seq) -> String {
@@ -176,6 +205,18 @@ impl Script {
 
 fn by() -> By {
     By { kind: ByKind::Cli, name: "somebody".into() }
+}
+
+/// An answer that allows; recorded, it comes with a note.
+fn allowed(request: &str, state: AnswerState) -> Mark {
+    let answer = AnswerRequest { allow: true, message: Some("go".into()), ..Default::default() };
+    Mark::PermissionAnswered {
+        request: RequestId(request.into()),
+        decision: Decision::Allow,
+        state,
+        by: by(),
+        answer: (state == AnswerState::Recorded).then(|| Box::new(answer)),
+    }
 }
 
 fn asked(request: &str) -> Mark {

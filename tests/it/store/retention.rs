@@ -62,12 +62,12 @@ fn a_delivery_that_is_told_after_its_run_was_retired_harms_nobody() {
     let mut script = Script::new();
     script.start();
     let run = script.run;
-    script.change(Change::CommandRecorded { run, n: 1, write: b"{}".to_vec(), at: T0 });
+    script.command(1);
     script.complete().commit(&mut writer);
     let keep = Keep { age_ms: 0, bytes_max: 1 };
     let retained = writer.retain(T0, keep, 1_000, &mut || T0).expect("retains");
     assert_eq!(retained.pruned, [(script.session, run)]);
-    script.change(Change::CommandDelivered { run, n: 1, at: T0 });
+    script.delivered(1);
     script.start().events(1).complete().commit(&mut writer);
     sound(dir.path());
 }
@@ -142,7 +142,7 @@ fn a_deleted_session_is_gone_at_once_and_its_room_later() {
     script.start().event(Some(asked("q")));
     script.event(Some(Mark::PermissionCancelled(RequestId("q".into()))));
     let run = script.run;
-    script.change(Change::CommandRecorded { run, n: 1, write: vec![1], at: T0 });
+    script.command(1);
     script.change(Change::Audit { run: Some(run), what: "late", detail: "{}".into(), at: T0 });
     script.events(600).complete();
     other.start().events(1);
