@@ -125,7 +125,8 @@ impl Shelf for Reading {
 type OpenRun = (Option<Run>, Vec<(RequestId, Permission)>);
 
 impl Reading {
-    /// A run that has no `complete` yet: the gateway died in it, and recovery is about to end it.
+    /// A run that has no `complete` yet: the gateway died in it, and recovery goes on with it or
+    /// ends it. An answer that was recorded is on its way to the agent, whoever sends it.
     fn open_run(&self, session: SessionId, id: RunId) -> Result<OpenRun, ShelfError> {
         let Some(open) = self.0.open_run(session)?.filter(|open| open.run.id == id) else {
             return Err(ShelfError(format!(
@@ -148,8 +149,7 @@ impl Reading {
                 };
                 let waiting = Permission {
                     opened: permission.at,
-                    // Recovery closes it before anybody is served.
-                    frame: tungstenite::Utf8Bytes::default(),
+                    frame: permission.text,
                     received_at: permission.received_at,
                     settled: (state != PermissionState::Open).then_some(at),
                     state,

@@ -229,7 +229,8 @@ impl Readers {
         })
     }
 
-    /// All runs without a `complete`, with what recovery needs to end them.
+    /// All runs without a `complete`, with what recovery needs to go on with them, or to end
+    /// them.
     ///
     /// # Errors
     /// As SQLite says.
@@ -333,8 +334,10 @@ fn pending(
     Ok(found.collect::<Result<_, _>>()?)
 }
 
-const PERMISSIONS: &str = "SELECT m.request_id, s.sid, r.rid, r.ordinal, m.seq, m.received_ms, m.state, m.decision, m.answered_by \
-     FROM permission m JOIN run r ON r.id = m.run JOIN session s ON s.id = r.session";
+const PERMISSIONS: &str = "SELECT m.request_id, s.sid, r.rid, r.ordinal, m.seq, m.received_ms, \
+     m.state, m.decision, m.answered_by, e.body \
+     FROM permission m JOIN run r ON r.id = m.run JOIN session s ON s.id = r.session \
+     JOIN event e ON e.run = m.run AND e.seq = m.seq";
 
 fn permission(row: &rusqlite::Row<'_>) -> rusqlite::Result<AnsweredPermission> {
     let state: String = row.get("state")?;
@@ -346,6 +349,7 @@ fn permission(row: &rusqlite::Row<'_>) -> rusqlite::Result<AnsweredPermission> {
         run: RunId::from_bytes(row.get("rid")?),
         session: SessionId::from_bytes(row.get("sid")?),
         at: Position::new(Ordinal(row.get("ordinal")?), Seq(natural(seq))),
+        text: frame_text(row.get("body")?)?,
         received_at: Millis(row.get("received_ms")?),
         // The table's own check allows no other word.
         state: PermissionState::parse(&state).unwrap_or(PermissionState::Cancelled),

@@ -188,6 +188,8 @@ pub struct AnsweredPermission {
     pub session: SessionId,
     /// Its event's position.
     pub at: Position,
+    /// Its event.
+    pub text: Utf8Bytes,
     /// When it was asked.
     pub received_at: Millis,
     /// How it stands.
@@ -242,7 +244,7 @@ pub struct StoredAgent {
     pub answers: Vec<(RequestId, AnswerRequest)>,
 }
 
-/// A run without a `complete`: what recovery needs to end it.
+/// A run without a `complete`: what recovery needs to go on with it, or to end it.
 #[derive(Clone, Debug)]
 pub struct OpenRun {
     /// Its row.

@@ -91,7 +91,8 @@ fn a_session_tells_its_runs_and_what_waits() {
     assert_eq!(open.run, last);
     assert_eq!((open.agent, open.offset), (AgentId::from_u128(7), 40));
     assert_eq!(open.open_tools, ["t2"]);
-    assert_eq!(open.permissions.len(), 1);
+    let [waiting] = &open.permissions[..] else { panic!("one waits") };
+    assert_eq!((waiting.at, &waiting.text), (pending.at, &pending.text), "for who comes next");
     assert_eq!(open.run.abort.as_ref().map(|abort| abort.at), Some(T0.plus(5)));
 
     let native = NativeId("n-1".into());
