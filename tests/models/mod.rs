@@ -6,6 +6,8 @@
 //! shows as a deadlock, which loom and shuttle report at once.
 
 mod ends;
+mod handover;
+mod keeper;
 mod reading;
 mod starts;
 mod waiting;
@@ -50,4 +52,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("ticket_and_settle", waiting::ticket_and_settle, 10),
     scenario("ticket_and_refusal", waiting::ticket_and_refusal, 10),
     scenario("orders_and_abort", waiting::orders_and_abort, 10),
+    scenario("follow_and_confirm", handover::follow_and_confirm, 100),
+    scenario("two_gateways", handover::two_gateways, 20),
+    scenario("stop_and_exit", handover::stop_and_exit, 100),
+    scenario("end_and_attach", handover::end_and_attach, 20),
+    scenario("grace_and_attach", handover::grace_and_attach, 10),
+    scenario("agent_run_and_prompt", starts::agent_run_and_prompt, 10),
+    scenario("agent_run_and_close", starts::agent_run_and_close, 10),
 ];

@@ -1,12 +1,15 @@
 //! Who may begin a run, and what may not.
 
 use reattach::oracle::Fault;
-use reattach::registry::{From, Mode, RefusalCode, Registry};
-use reattach::run::id::{NativeId, Seq, SessionId};
+use reattach::registry::{From, Mode, NotBegun, RefusalCode, Registry};
+use reattach::run::id::{AgentId, NativeId, Seq, SessionId};
 use reattach::run::log::Settled;
 use reattach::sync::Arc;
 
 use super::world::{Follower, LATER, NOW, S, World, append, by, complete, spawn};
+
+/// A process that outlived its run.
+const AGENT: AgentId = AgentId::from_u128(0xa9e7);
 
 /// Two starts (I5): one begins, the other is told that a run is in progress and changes nothing.
 pub(crate) fn two_starts() {
@@ -25,6 +28,73 @@ pub(crate) fn two_starts() {
     assert_eq!(session.running(), Some(began[0]), "I5: the other changes nothing");
     world.settle();
     assert_eq!(world.check_disk().facts().len(), 1, "I5: one head");
+}
+
+/// A run that the agent begins by itself against a prompt (I5): one begins, the other is told that
+/// a run is on and changes nothing.
+pub(crate) fn agent_run_and_prompt() {
+    let world = World::new();
+    let (session, _) = world.completed();
+    let sender = {
+        let world = world.clone();
+        spawn(move || world.send("b").map_err(|refusal| refusal.code))
+    };
+    let agent = world.registry.begin_agent_run(S, AGENT, NOW);
+    let prompt = sender.join().unwrap();
+    let (began, origin) = match (agent, prompt) {
+        (Ok(begun), Err(code)) => {
+            assert_eq!(code, RefusalCode::RunInProgress, "I5");
+            (begun.run, "agent")
+        }
+        (Err(why), Ok(run)) => {
+            assert_eq!(why, NotBegun::Busy, "I5");
+            (run, "user")
+        }
+        both => panic!("I5: one begins: {both:?}"),
+    };
+    assert_eq!(session.running(), Some(began), "I5: the other changes nothing");
+    complete(&session, began);
+    world.settle();
+    let checker = world.check_disk();
+    assert!(checker.has_end_of(2), "the one that began ran");
+    let runs = world.disk.runs(S);
+    assert_eq!(runs.len(), 2, "I5: one head");
+    assert!(runs[1].frames[0].1.contains(&format!(r#""origin":"{origin}""#)));
+}
+
+/// A run that the agent begins by itself against shutdown (I14) and against the session's leaving
+/// memory (I13): it begins before the server stops, in the session that is found, or not at all.
+pub(crate) fn agent_run_and_close() {
+    let world = World::new();
+    world.completed();
+    let closer = {
+        let world = world.clone();
+        spawn(move || {
+            world.registry.close(Mode::Abort);
+            abort_all(&world.registry);
+            assert!(world.registry.running().is_empty(), "I14: nothing begins after it");
+        })
+    };
+    let timer = {
+        let world = world.clone();
+        spawn(move || {
+            world.registry.evict(LATER);
+        })
+    };
+    let begun = world.registry.begin_agent_run(S, AGENT, NOW);
+    closer.join().unwrap();
+    timer.join().unwrap();
+    world.settle();
+    assert!(world.registry.running().is_empty(), "I14: nothing begins after it");
+    match begun {
+        Ok(begun) => {
+            assert!(world.disk.is_complete(S, begun.run), "I14: it is ended with the others");
+        }
+        Err(why) => {
+            assert_eq!(why, NotBegun::Ended);
+            assert_eq!(world.disk.runs(S).len(), 1, "what did not begin is not there");
+        }
+    }
 }
 
 /// The same prompt twice at the same time, while the store commits (I19): one run, one original.
