@@ -22,6 +22,7 @@ mod conformance;
 mod crash;
 mod demo;
 mod ends;
+mod folds;
 mod http;
 mod keeper;
 mod pressure;
