@@ -226,6 +226,7 @@ impl Tables {
             Change::Nothing
             | Change::CommandRecorded { .. }
             | Change::CommandDelivered { .. }
+            | Change::RunAdopted { .. }
             | Change::Checkpoint { .. }
             | Change::AgentEnded { .. }
             | Change::Audit { .. } => {}

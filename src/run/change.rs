@@ -114,6 +114,14 @@ pub enum Change {
     },
     /// A run began. Its head frame follows at (k, 0) and is kept in this row.
     RunStarted(RunRow),
+    /// A warm process of the session serves the run, and not one of its own. Comes before the
+    /// run's first command.
+    RunAdopted {
+        /// Which run.
+        run: RunId,
+        /// The process that takes it; it served a run of the session before.
+        agent: AgentId,
+    },
     /// Somebody asked that the run stop.
     AbortAsked {
         /// Which run.
@@ -209,7 +217,7 @@ pub struct RunRow {
     pub id: RunId,
     /// Where in the session: (k, 0).
     pub at: Position,
-    /// Which agent process serves it; its tag finds leftovers.
+    /// Which agent process serves it, unless a warm one adopts it; its tag finds leftovers.
     pub agent: AgentId,
     /// `user` or `agent`.
     pub origin: &'static str,

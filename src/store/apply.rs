@@ -260,6 +260,13 @@ impl Step<'_> {
                 )
             }
             Change::RunStarted(row) => self.start_run(row),
+            Change::RunAdopted { run, agent } => {
+                let row = self.run_of(*run)?;
+                self.run_sql(
+                    "UPDATE run SET agent = ?2 WHERE id = ?1",
+                    params![row, agent.as_bytes()],
+                )
+            }
             // The first to ask is the one that is remembered; after the end nobody is.
             Change::AbortAsked { run, by, at } => {
                 let row = self.run_of(*run)?;

@@ -235,7 +235,8 @@ END;
 /// - `command.cause` and `command.request_id` tell which automatic replies and which answers have
 ///   their command already, so that none is made twice.
 /// - `permission.answer` is a recorded answer on its way to becoming a command.
-/// - `permission_once` is V1's, but for an UPDATE of `answer` alone, which has a guard of its own.
+/// - `run_fixed` and `permission_once` are V1's, but for `agent` and for an UPDATE of `answer`
+///   alone, which have guards of their own.
 const V2: &str = "
 CREATE TABLE checkpoint (
   agent BLOB NOT NULL PRIMARY KEY CHECK (length(agent) = 16),
@@ -250,6 +251,19 @@ CREATE INDEX run_agent ON run (agent);
 ALTER TABLE command ADD COLUMN cause INTEGER NOT NULL DEFAULT 0 CHECK (cause >= 0);
 ALTER TABLE command ADD COLUMN request_id TEXT;
 ALTER TABLE permission ADD COLUMN answer TEXT CHECK (answer IS NULL OR state = 'answered');
+
+DROP TRIGGER run_fixed;
+CREATE TRIGGER run_fixed BEFORE UPDATE OF id, rid, session, ordinal, origin, prompt_hash,
+  client_message_id, started_ms ON run
+BEGIN
+  SELECT RAISE(ABORT, 'I6: what a run began with never changes');
+END;
+CREATE TRIGGER run_adopted BEFORE UPDATE OF agent ON run
+WHEN OLD.state <> 'running' OR EXISTS (SELECT 1 FROM command WHERE run = OLD.id)
+  OR NOT EXISTS (SELECT 1 FROM run WHERE agent = NEW.agent AND session = OLD.session)
+BEGIN
+  SELECT RAISE(ABORT, 'I6: only a process of its session takes a run, before it is told of it');
+END;
 
 CREATE TRIGGER checkpoint_new BEFORE INSERT ON checkpoint
 WHEN NOT EXISTS (SELECT 1 FROM run WHERE agent = NEW.agent AND session = NEW.session)

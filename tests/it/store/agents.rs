@@ -41,8 +41,10 @@ fn an_agent_that_served_several_runs_is_found_with_all_that_a_restart_needs() {
     assert_eq!(agent.commands[0].body, b"command 3");
     assert_eq!((agent.commands[0].cause, agent.commands[0].run), (40, first));
 
-    // The second run, of the same process: its offsets go on.
-    script.start();
+    // The second run, which the same process takes: its offsets go on.
+    let warm = std::mem::replace(&mut script.agent, AgentId::from_u128(9));
+    script.start().adopt(warm);
+    script.agent = warm;
     let second = script.run;
     script.command(4).event(None);
     let Some(Item::Frame(frame)) = script.items.last_mut() else { panic!("a frame") };

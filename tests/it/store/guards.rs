@@ -45,6 +45,8 @@ fn every_guard_refuses_its_violation_also_from_raw_sql() {
         ("UPDATE run SET success = 0 WHERE id = 1", "I1"),
         ("UPDATE run SET rid = randomblob(16) WHERE id = 2", "I6"),
         ("UPDATE run SET ordinal = 3 WHERE id = 2", "I6"),
+        ("UPDATE run SET agent = agent WHERE id = 1", "I6"),
+        ("UPDATE run SET agent = agent WHERE id = 2", "I6"),
         ("UPDATE run SET pruned_ms = 1 WHERE id = 2", "CHECK"),
         (
             "INSERT INTO run (rid, session, ordinal, agent, origin, prompt_hash, started_ms) \
@@ -173,6 +175,14 @@ fn the_writer_refuses_what_contradicts_the_rows() {
     refuse("a checkpoint of another session's agent", &|s| {
         s.agent = AgentId::from_u128(8);
         s.checkpoint(50, "");
+    });
+    refuse("a run taken by a process of another session", &|s| {
+        s.adopt(AgentId::from_u128(8));
+    });
+    refuse("a run taken from the process that was told of it", &|s| {
+        s.complete();
+        let warm = std::mem::replace(&mut s.agent, AgentId::from_u128(8));
+        s.start().command(1).adopt(warm);
     });
     refuse("an answer to nothing", &|s| {
         s.event(Some(Mark::PermissionCancelled(RequestId("none".into()))));

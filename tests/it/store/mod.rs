@@ -112,6 +112,12 @@ impl Script {
         self
     }
 
+    /// A warm process takes the run.
+    fn adopt(&mut self, agent: AgentId) -> &mut Self {
+        let run = self.run;
+        self.change(Change::RunAdopted { run, agent })
+    }
+
     /// A command of a person's.
     fn command(&mut self, n: u64) -> &mut Self {
         self.command_with(n, 0, None)
