@@ -157,14 +157,12 @@ pub const DRAIN_AFTER_EXIT_MS: i64 = 250;
 pub const SWEEP_MS: i64 = 5000;
 /// Between two looks at the processes that are still there.
 pub const SWEEP_PASS_MS: i64 = 5;
-/// A keeper whose gateway is gone waits this long for a reader of what is left, then ends.
-pub const FLUSH_WITHOUT_GATEWAY_MS: i64 = 1000;
 /// After a read that took little, how long a keeper leaves an agent's output alone, so that an
 /// agent that writes line by line does not cost a wake-up per line.
 pub const OUTPUT_GAP_MS: i64 = 1;
 /// What a keeper reads at once.
 pub const OUTPUT_READ_BYTES: usize = 64 << 10;
-/// Records that wait in a keeper for the gateway; above it the agent's output is not read.
+/// Records that wait in a keeper for its journal; above it the agent's output is not read.
 pub const OUTPUT_BACKLOG_BYTES: usize = 256 << 10;
 /// What the pipe between keeper and gateway should hold, where the system lets one choose.
 pub const OUTPUT_PIPE_BYTES: usize = 256 << 10;
@@ -180,6 +178,38 @@ pub const REPLY_BYTES_MAX: usize = 64 << 10;
 pub const REPLY_BACKLOG_BYTES: usize = 1 << 20;
 /// Numbers of refused writes that a keeper remembers.
 pub const REFUSED_WRITES_MAX: usize = 4096;
+/// A keeper's journal, with all its segments. Above it the agent waits.
+pub const JOURNAL_BYTES_DEFAULT: u64 = 64 << 20;
+/// A keeper takes no smaller bound: a checkpoint's distance (`CHECKPOINT_BYTES`), a segment, the
+/// longest line and the reserves have to fit, else agent and gateway would wait for each other.
+pub const JOURNAL_BYTES_FLOOR: u64 = 32 << 20;
+/// A segment of a journal; the next block begins another one.
+pub const JOURNAL_SEGMENT_BYTES: u64 = 4 << 20;
+/// What a block of a journal holds at the most.
+pub const JOURNAL_BLOCK_BYTES_MAX: usize = 64 << 10;
+/// Room in a journal that an agent's lines leave free: for its end, for what one read of each of
+/// its pipes can become (a line end costs a record), and for blocks' headers.
+pub const JOURNAL_RESERVE_BYTES: u64 = 3 << 20;
+/// Room in a journal that an agent's lines leave free for what is written to the agent.
+pub const JOURNAL_WRITES_RESERVE_BYTES: u64 = 2 << 20;
+/// Between two tries of a keeper to write a journal for which the disk had no room.
+pub const JOURNAL_RETRY_MS: i64 = 250;
+/// A line may take this part of its journal's bound.
+pub const JOURNAL_LINE_PART: u64 = 4;
+/// What a keeper sends of its journal in one turn of its loop.
+pub const FOLLOW_BYTES_PER_TURN: usize = 1 << 20;
+/// A keeper's own log; then it begins anew.
+pub const KEEPER_LOG_BYTES_MAX: u64 = 64 << 10;
+/// How long a keeper that starts waits for those who look whether one lives in its home.
+pub const LOCK_MS: i64 = 1000;
+/// Connections to a keeper that have yet to say what they want.
+pub const NEWCOMERS_MAX: usize = 8;
+/// How long they may take.
+pub const NEWCOMER_MS: i64 = 1000;
+/// How long a keeper may take to answer a gateway that attaches.
+pub const ATTACH_MS: i64 = 5000;
+/// Times of writes that a keeper remembers, to tell what was born since.
+pub const WRITE_TIMES_MAX: usize = 4096;
 /// No news from an agent for this long: a `status` of kind `quiet` says so.
 pub const QUIET_MS: i64 = 30_000;
 
@@ -258,5 +288,19 @@ const _: () = {
     assert!(LINE_BYTES_DEFAULT <= LINE_BYTES_CEILING);
     assert!(STDIN_BYTES_MAX < CONTROL_FRAME_BYTES_MAX, "a write that is let through has a frame");
     assert!(STDIN_BYTES_MAX < LINE_BYTES_CEILING, "its record fits a data frame as well");
+    assert!(JOURNAL_BYTES_FLOOR <= JOURNAL_BYTES_DEFAULT);
+    assert!(
+        LINE_BYTES_DEFAULT as u64 <= JOURNAL_BYTES_DEFAULT / JOURNAL_LINE_PART,
+        "the usual journal takes the usual line"
+    );
+    assert!(
+        JOURNAL_BYTES_FLOOR
+            - JOURNAL_BYTES_FLOOR / JOURNAL_LINE_PART
+            - JOURNAL_SEGMENT_BYTES
+            - JOURNAL_RESERVE_BYTES
+            - JOURNAL_WRITES_RESERVE_BYTES
+            >= (8 << 20),
+        "the smallest journal takes what lies between two checkpoints, and more"
+    );
     assert!(WAKE_GAP_MS < 2000, "a client expects its pong within 2 s");
 };

@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
@@ -22,6 +22,8 @@ use super::frame::{
     self, Body, Launch, RECORD_HEADER_BYTES, Reply, SpawnFailed, SpawnFailure, Step, Stopped,
     Timings,
 };
+use super::hunt::{Caught, Hunt};
+use super::journal::Backlog;
 use super::ladder::{Ladder, later};
 use super::lines::{Line, Over, Splitter};
 use super::outbox::Outbox;
@@ -30,7 +32,7 @@ use super::stdin::Stdin;
 use crate::limits::{
     ERR_LINE_BYTES_MAX, OUTPUT_BACKLOG_BYTES, OUTPUT_GAP_MS, OUTPUT_READ_BYTES, SWEEP_PASS_MS,
 };
-use crate::provider::Exit;
+use crate::provider::{Decision, Exit};
 use crate::run::id::Millis;
 
 /// What a pipe can hold at the most, for all that an unprivileged process can make of it.
@@ -44,10 +46,10 @@ pub(super) struct Turn<'a> {
     pub(super) at: Millis,
     /// A child's state changed.
     pub(super) children: bool,
-    /// Nobody waits for records any more.
-    pub(super) gateway_gone: bool,
     pub(super) replies: &'a mut Outbox,
-    pub(super) records: &'a mut Outbox,
+    /// What every gateway has to hear, those that come later as well.
+    pub(super) last_words: &'a mut Vec<Reply>,
+    pub(super) records: &'a mut Backlog,
     /// For reading, `OUTPUT_READ_BYTES` long.
     pub(super) scratch: &'a mut [u8],
 }
@@ -63,6 +65,7 @@ pub(super) struct Agent {
     out: Output<ChildStdout>,
     err: Output<ChildStderr>,
     ladder: Option<Ladder>,
+    hunt: Option<Hunt>,
     phase: Phase,
 }
 
@@ -79,10 +82,7 @@ enum Phase {
     /// Nothing is left; what it said is still on its way.
     Draining {
         exit: Exit,
-        /// Time in which the gateway took records.
-        spent: Duration,
-        /// Since when; `None` while it does not.
-        since: Option<Instant>,
+        deadline: Instant,
     },
     /// The `Exit` record was given.
     Over,
@@ -90,7 +90,7 @@ enum Phase {
 
 impl Agent {
     /// Starts it, in a process group of its own.
-    pub(super) fn spawn(launch: Launch) -> Result<Self, SpawnFailed> {
+    pub(super) fn spawn(launch: &Launch) -> Result<Self, SpawnFailed> {
         let Some((program, arguments)) = launch.argv.split_first() else {
             let message = "no program is given".to_owned();
             return Err(SpawnFailed { kind: SpawnFailure::Other, message });
@@ -124,6 +124,7 @@ impl Agent {
                 Body::Err(line)
             }),
             ladder: None,
+            hunt: None,
             phase: Phase::Alive,
         })
     }
@@ -131,6 +132,11 @@ impl Agent {
     /// The agent's process id.
     pub(super) fn pid(&self) -> u32 {
         processes::number(self.pid)
+    }
+
+    /// Whether it has not ended.
+    pub(super) const fn is_alive(&self) -> bool {
+        matches!(self.phase, Phase::Alive)
     }
 
     /// Whether the last record was given.
@@ -142,35 +148,55 @@ impl Agent {
     pub(super) fn wants(
         &self,
         now: Instant,
-        records: &Outbox,
+        records: &Backlog,
     ) -> (Option<&ChildStdout>, Option<&ChildStderr>) {
-        if !has_room(records) {
+        if !self.has_room(records) {
             return (None, None);
         }
         (self.out.wants(now), self.err.wants(now))
     }
 
     /// When the next thing is due that no descriptor announces.
-    pub(super) fn due(&self, now: Instant, records: &Outbox) -> Option<Instant> {
+    pub(super) fn due(&self, now: Instant, records: &Backlog) -> Option<Instant> {
         let own = match &self.phase {
             Phase::Alive => self.ladder.and_then(|ladder| ladder.due),
             Phase::Sweeping { next, .. } => Some(*next),
-            Phase::Draining { spent, since, .. } => {
-                let rest = Duration::from_millis(self.timings.drain_ms).saturating_sub(*spent);
-                since.map(|since| since + rest)
-            }
+            Phase::Draining { deadline, .. } => Some(*deadline),
             Phase::Over => None,
         };
         let gaps = [self.out.quiet_until, self.err.quiet_until];
-        let gaps = gaps.into_iter().flatten().filter(|until| *until > now && has_room(records));
-        own.into_iter().chain(gaps).min()
+        let gaps =
+            gaps.into_iter().flatten().filter(|until| *until > now && self.has_room(records));
+        let hunt = self.hunt.as_ref().map(Hunt::due);
+        own.into_iter().chain(gaps).chain(hunt).min()
+    }
+
+    /// I7: without room the agent waits.
+    fn has_room(&self, records: &Backlog) -> bool {
+        let held = self.out.lines.held() + self.err.lines.held();
+        records.takes_lines(held + self.stdin.waiting_bytes())
     }
 
     /// Begins the stop ladder, unless it has begun or the agent has ended.
-    pub(super) fn stop(&mut self, now: Instant, replies: &mut Outbox) {
+    pub(super) fn stop(&mut self, why: Decision, turn: &mut Turn<'_>) {
         if self.ladder.is_none() && matches!(self.phase, Phase::Alive) {
-            self.ladder = Some(Ladder::start(now, &self.timings));
-            self.stdin.close_now(replies);
+            push(turn.records, turn.at, Body::Decision(why));
+            self.ladder = Some(Ladder::start(turn.now, &self.timings));
+            self.stdin.close_now(turn.replies);
+        }
+    }
+
+    /// Kills what was born since write `n` was written.
+    pub(super) fn hunt(&mut self, n: u64, turn: &mut Turn<'_>) {
+        let since = self.stdin.began(n).filter(|_| matches!(self.phase, Phase::Alive));
+        let Some(since) = since else {
+            // Nothing was born since, or the agent's end takes all with it.
+            return Reply::Swept { killed: 0, left: 0 }.encode(turn.replies.buffer());
+        };
+        let hunt = Hunt::new(since, turn.now, self.timings.sweep_ms);
+        match &mut self.hunt {
+            Some(before) => before.join(&hunt),
+            none => *none = Some(hunt),
         }
     }
 
@@ -204,6 +230,17 @@ impl Agent {
                 self.climb(turn.now);
             }
         }
+        if let Some(hunt) = &mut self.hunt {
+            let alive = matches!(self.phase, Phase::Alive);
+            // What the agent's end has to kill it kills without us.
+            let caught = if alive { hunt.pass(self.pid, turn.now) } else { Some(hunt.caught(0)) };
+            if let Some(Caught { killed, left }) = caught {
+                for _ in 0..hunt.asked {
+                    Reply::Swept { killed, left }.encode(turn.replies.buffer());
+                }
+                self.hunt = None;
+            }
+        }
         if matches!(self.phase, Phase::Sweeping { .. }) {
             self.sweep(turn);
         }
@@ -232,7 +269,7 @@ impl Agent {
     }
 
     fn begin_end(&mut self, exit: Exit, turn: &mut Turn<'_>) {
-        Reply::Exited(exit).encode(turn.replies.buffer());
+        turn.last_words.push(Reply::Exited(exit));
         self.stdin.close_now(turn.replies);
         self.signal(Signal::KILL);
         self.phase = Phase::Sweeping {
@@ -270,24 +307,20 @@ impl Agent {
             swept: count(killed.len()),
             left: count(left),
         };
-        Reply::Stopped(stopped).encode(turn.replies.buffer());
-        self.phase = Phase::Draining { exit: *exit, spent: Duration::ZERO, since: None };
+        turn.last_words.push(Reply::Stopped(stopped));
+        let deadline = later(turn.now, self.timings.drain_ms);
+        self.phase = Phase::Draining { exit: *exit, deadline };
     }
 
-    /// Waits for the end of the output, or for the deadline if somebody else holds the pipes.
+    /// Waits for the end of the output, or for the deadline if somebody else holds the pipes or
+    /// the journal is full.
     fn drain(&mut self, turn: &mut Turn<'_>) {
-        let Phase::Draining { exit, spent, since } = &mut self.phase else { return };
-        let exit = *exit;
-        if let Some(since) = since {
-            *spent += turn.now.saturating_duration_since(*since);
-        }
-        *since = (turn.gateway_gone || has_room(turn.records)).then_some(turn.now);
-        let late = *spent >= Duration::from_millis(self.timings.drain_ms);
+        let Phase::Draining { exit, deadline } = self.phase else { return };
         let open = !self.out.is_closed() || !self.err.is_closed();
-        if open && !late {
+        if open && turn.now < deadline {
             return;
         }
-        // However late it is: what was in the pipes at the exit is not lost.
+        // What was in the pipes at the exit is not lost: for that the journal has a reserve (I7).
         self.err.read_rest(turn);
         self.out.read_rest(turn);
         self.err.end(turn);
@@ -363,27 +396,20 @@ impl<P: AsFd> Output<P> {
     }
 }
 
-fn push_line(records: &mut Outbox, at: Millis, body: fn(&[u8]) -> Body<'_>, line: Line<'_>) {
+fn push_line(records: &mut Backlog, at: Millis, body: fn(&[u8]) -> Body<'_>, line: Line<'_>) {
     match line {
         Line::Whole(line) => push(records, at, body(line)),
         Line::Capped { bytes, head } => push(records, at, Body::OutCapped { bytes, head }),
     }
 }
 
-fn push(records: &mut Outbox, at: Millis, body: Body<'_>) {
-    if !records.is_broken() {
-        frame::encode_record(records.buffer(), at, body).expect("lines are capped below a frame");
-    }
-}
-
-/// I7: above this the agent waits.
-fn has_room(records: &Outbox) -> bool {
-    records.pending() < OUTPUT_BACKLOG_BYTES
+fn push(records: &mut Backlog, at: Millis, body: Body<'_>) {
+    frame::encode_record(records.buffer(), at, body).expect("lines are capped below a frame");
 }
 
 /// What the agent's lines may come to among the waiting records: the backlog, then one read of
 /// each pipe, which may end a line of cap length or consist of line ends alone.
-fn lines_max(cap: usize) -> usize {
+const fn lines_max(cap: usize) -> usize {
     OUTPUT_BACKLOG_BYTES + cap + 2 * OUTPUT_READ_BYTES * (1 + RECORD_HEADER_BYTES)
 }
 

@@ -46,6 +46,12 @@ impl Splitter {
         Self { cap: cap.max(1), over, partial: Vec::new(), skipped: 0, skipping: false }
     }
 
+    /// Bytes that are kept until their line ends.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.partial.len()
+    }
+
     /// Takes a chunk and gives the lines that end in it.
     pub fn push(&mut self, chunk: &[u8], mut each: impl FnMut(Line<'_>)) {
         let mut rest = chunk;

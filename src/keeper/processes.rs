@@ -190,6 +190,14 @@ mod system {
         text.split_ascii_whitespace().filter_map(parse_pid).collect()
     }
 
+    /// This moment as start times are given: in ticks since the system's start, rounded down.
+    pub(in super::super) fn this_moment() -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let ticks = rustix::param::clock_ticks_per_second();
+        let nanoseconds = now.tv_nsec.unsigned_abs() * ticks / 1_000_000_000;
+        now.tv_sec.unsigned_abs() * ticks + nanoseconds
+    }
+
     fn parse_pid(text: &str) -> Option<Pid> {
         text.parse().ok().and_then(Pid::from_raw)
     }
@@ -261,6 +269,11 @@ mod system {
         Vec::new()
     }
 
+    /// Start times are not known: whatever is there counts as born just now.
+    pub(in super::super) fn this_moment() -> u64 {
+        0
+    }
+
     fn parse_ps(line: &str) -> Option<Process> {
         let mut fields = line.split_ascii_whitespace();
         let pid = Pid::from_raw(fields.next()?.parse().ok()?)?;
@@ -303,7 +316,7 @@ mod system {
 }
 
 use system::Environments;
-pub(super) use system::{kill, list, own_children};
+pub(super) use system::{kill, list, own_children, this_moment};
 
 #[cfg(test)]
 mod tests {

@@ -9,8 +9,11 @@ use std::process::ChildStdin;
 use rustix::io::Errno;
 
 use super::frame::{self, Body, Reply, WriteError};
+use super::hunt::WriteTimes;
+use super::journal::Backlog;
 use super::numbers::{Fate, Numbers};
 use super::outbox::Outbox;
+use super::processes;
 use crate::limits::STDIN_BYTES_MAX;
 use crate::run::id::Millis;
 
@@ -29,6 +32,7 @@ pub(super) struct Stdin {
     /// Close once nothing waits.
     close: bool,
     numbers: Numbers,
+    times: WriteTimes,
 }
 
 #[derive(Debug)]
@@ -51,6 +55,16 @@ impl Stdin {
         self.pipe.as_ref().filter(|_| !self.waiting.is_empty())
     }
 
+    /// What the writes that wait will come to in the journal.
+    pub(super) const fn waiting_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// When write `n` began; `None` if it has not.
+    pub(super) fn began(&self, n: u64) -> Option<u64> {
+        self.times.of(n)
+    }
+
     /// Takes write number `n`, unless it has it already: then it is only answered again.
     pub(super) fn take(
         &mut self,
@@ -58,7 +72,7 @@ impl Stdin {
         bytes: Vec<u8>,
         close: bool,
         replies: &mut Outbox,
-        records: &Outbox,
+        records: &Backlog,
     ) {
         if !self.numbers.take(n) {
             return self.answer_again(n, replies);
@@ -67,10 +81,11 @@ impl Stdin {
             return reply(replies, Reply::WriteFailed { n, why: WriteError::Closed });
         }
         let cost = bytes.len() + WRITE_OVERHEAD_BYTES;
-        // What is written goes on to the records, which the gateway may leave alone: both count.
-        // Lines alone cannot make a write fail.
+        // What is written goes on to the records, for which the disk may have no room: both count.
+        // Lines that wait in memory cannot alone make a write fail.
         let sum = records.pending() + self.bytes + cost;
-        if self.bytes + cost > STDIN_BYTES_MAX || sum > self.records_max {
+        let fits = self.bytes + cost <= STDIN_BYTES_MAX && sum <= self.records_max;
+        if !fits || !records.takes_writes(self.bytes + cost) {
             self.numbers.refuse(n);
             return reply(replies, Reply::WriteFailed { n, why: WriteError::Full });
         }
@@ -96,8 +111,9 @@ impl Stdin {
     }
 
     /// Writes what the pipe takes.
-    pub(super) fn pump(&mut self, at: Millis, replies: &mut Outbox, records: &mut Outbox) {
+    pub(super) fn pump(&mut self, at: Millis, replies: &mut Outbox, records: &mut Backlog) {
         while let (Some(pipe), Some(front)) = (&self.pipe, self.waiting.front_mut()) {
+            self.times.note(front.n, processes::this_moment());
             while front.at < front.bytes.len() {
                 match rustix::io::write(pipe.as_fd(), &front.bytes[front.at..]) {
                     Ok(count) => front.at += count,
@@ -110,7 +126,7 @@ impl Stdin {
         }
     }
 
-    fn finish_front(&mut self, at: Millis, replies: &mut Outbox, records: &mut Outbox) {
+    fn finish_front(&mut self, at: Millis, replies: &mut Outbox, records: &mut Backlog) {
         let Some(Waiting { n, bytes, close, .. }) = self.waiting.pop_front() else { return };
         self.bytes -= bytes.len() + WRITE_OVERHEAD_BYTES;
         self.numbers.written(n);
@@ -172,7 +188,7 @@ mod tests {
     #[test]
     fn a_number_is_written_once_and_answered_each_time() {
         let (mut child, mut stdin) = sleeper();
-        let (mut replies, mut records) = (Outbox::default(), Outbox::default());
+        let (mut replies, mut records) = (Outbox::default(), Backlog::new(u64::MAX));
         for n in [5, 5, 9, 5] {
             stdin.take(n, b"x\n".to_vec(), false, &mut replies, &records);
             stdin.pump(Millis(0), &mut replies, &mut records);
@@ -190,7 +206,7 @@ mod tests {
     #[test]
     fn what_is_over_the_bound_is_refused_and_stays_refused() {
         let (mut child, mut stdin) = sleeper();
-        let (mut replies, mut records) = (Outbox::default(), Outbox::default());
+        let (mut replies, mut records) = (Outbox::default(), Backlog::new(u64::MAX));
         let half = STDIN_BYTES_MAX / 2 + 1;
         let full = |n| Reply::WriteFailed { n, why: WriteError::Full };
         stdin.take(1, vec![b'x'; half], false, &mut replies, &records);
@@ -212,9 +228,21 @@ mod tests {
     }
 
     #[test]
+    fn a_write_for_which_the_journal_has_no_room_is_refused() {
+        let (mut child, mut stdin) = sleeper();
+        let mut replies = Outbox::default();
+        let records = Backlog::new(limits::JOURNAL_RESERVE_BYTES + 150);
+        stdin.take(1, vec![b'x'; 36], false, &mut replies, &records);
+        stdin.take(2, vec![b'x'; 36], false, &mut replies, &records);
+        assert_eq!(said(&mut replies), [Reply::WriteFailed { n: 2, why: WriteError::Full }]);
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+
+    #[test]
     fn a_close_comes_after_the_writes_before_it_and_fails_those_after() {
         let (mut child, mut stdin) = sleeper();
-        let (mut replies, mut records) = (Outbox::default(), Outbox::default());
+        let (mut replies, mut records) = (Outbox::default(), Backlog::new(u64::MAX));
         stdin.take(1, b"last\n".to_vec(), false, &mut replies, &records);
         stdin.close_after_writes();
         stdin.take(2, b"late\n".to_vec(), false, &mut replies, &records);

@@ -54,7 +54,7 @@ impl Lines {
                 usage: None,
                 extra: Map::new(),
             })),
-            RecordBody::In { .. } | RecordBody::Exit(_) => {}
+            RecordBody::In { .. } | RecordBody::Exit(_) | RecordBody::Decision(_) => {}
         }
         outputs
     }

@@ -36,7 +36,7 @@ impl Record {
         let content = match &self.body {
             RecordBody::Out(bytes) | RecordBody::Err(bytes) | RecordBody::In { bytes, .. } => bytes,
             RecordBody::OutCapped { head, .. } => head,
-            RecordBody::Exit(_) => return size_of::<Self>(),
+            RecordBody::Exit(_) | RecordBody::Decision(_) => return size_of::<Self>(),
         };
         size_of::<Self>() + content.len()
     }
@@ -65,6 +65,19 @@ pub enum RecordBody {
     },
     /// The process ended. Always the last record.
     Exit(Exit),
+    /// What the keeper decided by itself. Adapters pass over it.
+    Decision(Decision),
+}
+
+/// Why a keeper stops its agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// A gateway asked for it.
+    StopAsked,
+    /// No gateway was there for too long.
+    OrphanGraceOver,
+    /// The keeper itself got a signal to end.
+    Signalled,
 }
 
 /// How a process ended.

@@ -22,6 +22,8 @@ use crate::sync::{Arc, Mutex};
 #[derive(Debug)]
 pub struct Workers {
     providers: BTreeMap<String, Arc<Provider>>,
+    /// The data directory, where agents' keepers live.
+    dir: PathBuf,
     data: DataTag,
     /// The program that serves as keeper: this one.
     keeper: PathBuf,
@@ -30,12 +32,18 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Workers for these providers. `data` tags their processes, `keeper` is this program.
+    /// Workers for these providers. `dir` is the data directory, `data` the tag that its processes
+    /// carry, `keeper` this program.
     #[must_use]
-    pub fn new(providers: BTreeMap<String, Provider>, data: DataTag, keeper: PathBuf) -> Self {
+    pub fn new(
+        providers: BTreeMap<String, Provider>,
+        dir: PathBuf,
+        data: DataTag,
+        keeper: PathBuf,
+    ) -> Self {
         let providers =
             providers.into_iter().map(|(name, provider)| (name, Arc::new(provider))).collect();
-        Self { providers, data, keeper, gone: Mutex::new(BTreeMap::new()) }
+        Self { providers, dir, data, keeper, gone: Mutex::new(BTreeMap::new()) }
     }
 }
 
@@ -80,6 +88,7 @@ impl Crew for Workers {
             registry: registry.clone(),
             session: session.clone(),
             provider,
+            dir: self.dir.clone(),
             data: self.data.clone(),
             keeper: self.keeper.clone(),
             before,

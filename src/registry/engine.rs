@@ -67,12 +67,20 @@ impl Engine {
         let readers = Arc::new(readers);
         let data = DataTag::of(dir)?;
         sweep_leftovers(&data)?;
+        for home in keeper::homes(dir)? {
+            home.remove()?;
+        }
         let (bell, rings) = bounded(1);
         let waker = Waker::new(Box::new(StoreBell(bell.clone())));
         let shelf = Arc::new(Reading(readers.clone()));
         let registry =
             Arc::new(Registry::new(limits.clone(), readers.epoch(), shelf, waker.clone()));
-        registry.set_crew(Box::new(Workers::new(providers, data, keeper::program()?)));
+        registry.set_crew(Box::new(Workers::new(
+            providers,
+            dir.to_owned(),
+            data,
+            keeper::program()?,
+        )));
         let stopping = Arc::new(AtomicBool::new(false));
         let (report, fatal) = bounded(1);
         let keeping = Keeping {

@@ -1,8 +1,11 @@
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::provider::{Decision, Record, RecordBody};
+use crate::run::id::{AgentId, Millis};
 
 fn whole(bytes: &[u8], max: usize) -> Frame<'_> {
     let frame = split(bytes, max).expect("a frame").expect("a whole frame");
@@ -17,6 +20,7 @@ fn body(record: &Record) -> Body<'_> {
         RecordBody::OutCapped { bytes, head } => Body::OutCapped { bytes: *bytes, head },
         RecordBody::In { n, bytes } => Body::In { n: *n, bytes },
         RecordBody::Exit(exit) => Body::Exit(*exit),
+        RecordBody::Decision(decision) => Body::Decision(*decision),
     }
 }
 
@@ -29,6 +33,10 @@ fn commands_come_back_as_they_were() {
         cwd: "/".into(),
         line_bytes_max: 5,
         timings: Timings::default(),
+        session: "s".into(),
+        provider: "p".into(),
+        journal_bytes_max: 6,
+        orphan_grace_ms: 7,
     };
     for command in [
         Command::Launch(launch),
@@ -36,6 +44,10 @@ fn commands_come_back_as_they_were() {
         Command::Write { n: 0, bytes: Vec::new(), close: false },
         Command::CloseStdin,
         Command::Stop,
+        Command::Confirm { offset: 1 << 50 },
+        Command::Sweep { n: 4 },
+        Command::Attach { protocol: 1, role: Role::Control },
+        Command::Attach { protocol: 2, role: Role::Records { epoch: 3, offset: 1 << 40 } },
     ] {
         let mut bytes = Vec::new();
         command.encode(&mut bytes).expect("it fits");
@@ -64,11 +76,34 @@ fn replies_come_back_as_they_were() {
         stopped(Some(Step::Interrupt)),
         stopped(Some(Step::Terminate)),
         stopped(Some(Step::Kill)),
+        Reply::Swept { killed: 3, left: 1 },
+        Reply::Welcome(Welcome {
+            protocol: 1,
+            epoch: 2,
+            pid: 3,
+            start: 4,
+            end: 5,
+            version: "0.1.0".into(),
+        }),
+        Reply::Refused { protocol: 9, version: "9.0".into() },
     ] {
         let mut bytes = Vec::new();
         reply.encode(&mut bytes);
         assert_eq!(Reply::decode(whole(&bytes, limits::REPLY_BYTES_MAX)), Ok(reply));
     }
+}
+
+/// Gateways of any version tell keepers of any other by these bytes.
+#[test]
+fn what_every_protocol_shares_has_the_same_bytes_for_ever() {
+    let mut bytes = Vec::new();
+    let role = Role::Records { epoch: 0x0102, offset: 0x0304 };
+    Command::Attach { protocol: 7, role }.encode(&mut bytes).expect("it fits");
+    let fields = [0x02, 0x01, 0, 0, 0, 0, 0, 0, 0x04, 0x03, 0, 0, 0, 0, 0, 0];
+    assert_eq!(bytes, [&[22, 0, 0, 0, 16, 7, 0, 0, 0, 2][..], &fields].concat());
+    bytes.clear();
+    Reply::Refused { protocol: 7, version: "v".into() }.encode(&mut bytes);
+    assert_eq!(bytes, [6, 0, 0, 0, 17, 7, 0, 0, 0, b'v']);
 }
 
 #[test]
@@ -108,6 +143,9 @@ fn records() -> impl Strategy<Value = Record> {
         (any::<u64>(), bytes()).prop_map(|(n, bytes)| RecordBody::In { n, bytes }),
         any::<i32>().prop_map(|code| RecordBody::Exit(Exit::Code(code))),
         any::<i32>().prop_map(|signal| RecordBody::Exit(Exit::Signal(signal))),
+        Just(RecordBody::Decision(Decision::StopAsked)),
+        Just(RecordBody::Decision(Decision::OrphanGraceOver)),
+        Just(RecordBody::Decision(Decision::Signalled)),
     ];
     (any::<i64>(), body).prop_map(|(at, body)| Record { at: Millis(at), body })
 }

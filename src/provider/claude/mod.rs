@@ -110,7 +110,7 @@ impl Claude {
                 }
             }
             // The worker keeps the tail of stderr for a failed end.
-            RecordBody::Err(_) => {}
+            RecordBody::Err(_) | RecordBody::Decision(_) => {}
             // The worker ends an open run itself; only previews must not stay open.
             RecordBody::Exit(_) => self.close_streams(&mut out),
         }

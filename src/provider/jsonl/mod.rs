@@ -71,7 +71,10 @@ impl Jsonl {
             }
             // Its stderr is for the `error` of a failed `complete`, which the worker makes, as it
             // makes the end of a process that never said `complete`.
-            RecordBody::Err(_) | RecordBody::In { .. } | RecordBody::Exit(_) => {}
+            RecordBody::Err(_)
+            | RecordBody::In { .. }
+            | RecordBody::Exit(_)
+            | RecordBody::Decision(_) => {}
         }
         outputs
     }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
-use crate::keeper::{DataTag, LaunchSpec, Reply, SpawnFailure, WriteError};
+use crate::keeper::{DataTag, Home, LaunchSpec, Reply, SpawnFailure, WriteError};
 use crate::limits;
 use crate::provider::{Adapter, Command, Provider, Record, Write};
 use crate::registry::session::Session;
@@ -46,6 +46,7 @@ pub(super) struct Seat {
     pub(super) registry: Arc<Registry>,
     pub(super) session: Arc<Session>,
     pub(super) provider: Arc<Provider>,
+    pub(super) dir: PathBuf,
     pub(super) data: DataTag,
     pub(super) keeper: PathBuf,
     /// Disconnects when the session's agent process before this one is gone.
@@ -163,7 +164,14 @@ impl Worker {
             return;
         }
         let line_bytes_max = seat.registry.limits().line_bytes_max;
-        let spec = LaunchSpec::new(&launch, started.agent, &seat.data, line_bytes_max);
+        let home = Home::of(&seat.dir, started.agent);
+        let spec = LaunchSpec {
+            session: seat.session.id().to_string(),
+            provider: seat.provider.name.clone(),
+            // No gateway looks for agents of before: without this one, it is stopped at once.
+            orphan_grace_ms: 0,
+            ..LaunchSpec::new(&launch, home, &seat.data, line_bytes_max)
+        };
         let agent = match Agent::start(&seat.keeper, &spec, name) {
             Ok(agent) => agent,
             Err(error) => {
@@ -346,6 +354,7 @@ impl Worker {
                 true
             }
             Reply::Stopped(stopped) => self.nothing_left(&stopped, now),
+            Reply::Swept { .. } | Reply::Welcome(_) | Reply::Refused { .. } => true,
         }
     }
 

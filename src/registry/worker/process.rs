@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::keeper::{self, Commands, LaunchSpec, Process, Records, Replies, Reply};
+use crate::keeper::{self, Commands, Home, LaunchSpec, Process, Records, Replies, Reply};
 use crate::limits;
 use crate::provider::Record;
 
@@ -24,12 +24,14 @@ pub(super) struct Agent {
     pub(super) replies: Receiver<Reply>,
     commands: Option<Sender<Down>>,
     process: Process,
+    home: Home,
     threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
 enum Down {
     Write { n: u64, bytes: Vec<u8>, close: bool },
+    Confirm { offset: u64 },
     CloseStdin,
     Stop,
 }
@@ -48,15 +50,18 @@ impl Agent {
         let mut agent = Self {
             lines,
             replies,
-            commands: Some(commands),
+            commands: Some(commands.clone()),
             process: parts.process,
+            home: spec.home.clone(),
             threads: Vec::new(),
         };
         let records = parts.records;
         let replies = parts.replies;
         let down = parts.commands;
         let started = agent
-            .thread(format!("out-{name}"), move || pass_records(records, &lines_in))
+            .thread(format!("out-{name}"), move || {
+                pass_records(records, &lines_in, &commands);
+            })
             .and_then(|()| {
                 agent.thread(format!("ctl-{name}"), move || pass_replies(replies, &replies_in))
             })
@@ -107,6 +112,9 @@ impl Agent {
                 tracing::error!("a thread that served an agent's pipes panicked");
             }
         }
+        if let Err(error) = self.home.remove() {
+            tracing::warn!(%error, home = %self.home.path().display(), "a keeper's home is left");
+        }
     }
 
     fn send(&self, command: Down) -> Result<(), Gone> {
@@ -127,12 +135,19 @@ const REPLIES_MAX: usize = 64;
 /// Commands between the worker and `in-`. A keeper that leaves so many unread is stuck.
 const COMMANDS_MAX: usize = 256;
 
-fn pass_records(mut records: Records, lines: &Sender<Vec<(Record, u64)>>) {
+fn pass_records(mut records: Records, lines: &Sender<Vec<(Record, u64)>>, commands: &Sender<Down>) {
     let mut batch = Vec::new();
     let mut bytes = 0;
+    let mut confirmed = 0;
     loop {
         match records.next() {
             Ok(Some((record, end))) => {
+                // Nobody comes back for what was read: the keeper may forget it.
+                if end - confirmed >= limits::JOURNAL_SEGMENT_BYTES
+                    && commands.try_send(Down::Confirm { offset: end }).is_ok()
+                {
+                    confirmed = end;
+                }
                 bytes += record.weight();
                 batch.push((record, end));
             }
@@ -177,6 +192,7 @@ fn write_commands(mut down: Commands, commands: &Receiver<Down>) {
     for command in commands {
         let sent = match command {
             Down::Write { n, bytes, close } => down.write(n, bytes, close),
+            Down::Confirm { offset } => down.confirm(offset),
             Down::CloseStdin => down.close_stdin(),
             Down::Stop => down.stop(),
         };
