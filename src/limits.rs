@@ -140,6 +140,15 @@ pub const LINES_BYTES_MAX: usize = 1 << 20;
 /// What an agent that does not read its stdin may leave unwritten before more is refused.
 pub const STDIN_BYTES_MAX: usize = 8 << 20;
 
+/// Bytes of an agent's records between two checkpoints within a run.
+pub const CHECKPOINT_BYTES: u64 = 8 << 20;
+/// Reports of background tasks that wait for the next run of a warm agent.
+pub const IDLE_EVENTS_MAX: usize = 64;
+/// Between the begin of a prompt's run and its arrival at the session's worker.
+pub const RUN_HANDOVER_MS: i64 = 5000;
+/// Between two looks whether a keeper of another version has ended.
+pub const FOREIGN_LOOK_MS: i64 = 500;
+
 /// The provider's own interrupt has this long to be confirmed.
 pub const INTERRUPT_MS: i64 = 2000;
 /// After stdin was closed, before SIGINT.

@@ -205,12 +205,12 @@ impl Adapter {
     }
 
     /// Whether the worker closes the agent's stdin at the end of the turn, because the process
-    /// serves one run. In this version every process does, Claude's too, though its dialect could
-    /// go on.
+    /// serves one run. Another stays warm for the session's next run.
     #[must_use]
     pub const fn ends_stdin_with_turn(&self) -> bool {
         match self {
-            Self::Jsonl(_) | Self::Command(_) | Self::Claude(_) => true,
+            Self::Jsonl(_) | Self::Command(_) => true,
+            Self::Claude(_) => false,
         }
     }
 }
@@ -268,7 +268,7 @@ pub struct Write {
 }
 
 /// How to start an agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
     /// Program and arguments.
     pub argv: Vec<String>,

@@ -369,7 +369,7 @@ pub struct Question {
 }
 
 /// An answer to a permission request, and how far it got.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PermissionResolved {
     /// Which request.

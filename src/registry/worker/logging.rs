@@ -6,46 +6,77 @@
 
 use std::collections::VecDeque;
 
-use super::ending::exited;
+use super::saved::{Saved, to_bytes};
 use super::turn::{Effect, Staged, gateway_error};
 use super::{GROUP_FRAMES_MAX, Held, NATIVE_IDS_MAX, Purpose, Stage, Worker, after};
 use crate::limits;
-use crate::provider::{Record, RecordBody};
+use crate::provider::{Origin, Output, Record, RecordBody};
 use crate::registry::session::{Admission, Refused, Session};
-use crate::registry::{Completed, Composer, end};
-use crate::run::change::Frame;
-use crate::run::event::{Complete, Reason};
+use crate::registry::{BegunByAgent, Completed, Composer, NotBegun, end};
+use crate::run::change::{Change, Frame};
+use crate::run::event::{Complete, Event, Reason};
 use crate::run::id::{Millis, NativeId, Seq};
 
-impl Worker {
+impl Worker<'_> {
     /// Folds what is taken and appends what is folded, as far as the log has room.
     pub(super) fn log_what_is_folded(&mut self, now: Millis) {
         self.full = false;
         loop {
+            let before = (self.records.len(), self.staged.len());
             self.fold_taken(now);
-            let held = self.held.as_ref().map_or(0, |held| held.tail);
-            if !self.append_staged(self.staged.len() - held) {
-                self.full = true;
+            if self.fold.turn().is_on() {
+                let held = self.held.as_ref().map_or(0, |held| held.tail);
+                if !self.append_staged(self.staged.len() - held) {
+                    self.full = true;
+                    return;
+                }
+            }
+            match self.held.take() {
+                Some(held) => self.turn_ended(&held.end, now),
+                None => self.checkpoint_if_due(),
+            }
+            if self.records.is_empty() || before == (self.records.len(), self.staged.len()) {
                 return;
             }
-            if let Some(held) = self.held.take() {
-                self.turn_ended(&held.end, now);
-            }
-            if self.records.is_empty() && self.staged.is_empty() {
-                return;
-            }
+        }
+    }
+
+    /// Saves how far the records are folded, if everything before that is in the log.
+    pub(super) fn checkpoint(&mut self) {
+        let offset = self.fold.folded();
+        if offset <= self.checkpointed || !self.staged.is_empty() {
+            return;
+        }
+        let state = to_bytes(&Saved {
+            turn: self.fold.turn().clone(),
+            next_n: self.next_n,
+            launch: self.launch.clone(),
+        });
+        let agent = self.agent_id;
+        let saved = Change::Checkpoint { agent, offset, state, at: Millis::now() };
+        self.checkpoints.push_back((self.session.note(saved), offset));
+        self.checkpointed = offset;
+    }
+
+    fn checkpoint_if_due(&mut self) {
+        if self.fold.folded() - self.checkpointed >= limits::CHECKPOINT_BYTES
+            && !self.fold.is_catching_up()
+        {
+            self.checkpoint();
         }
     }
 
     /// Folds records until there is enough for a group, or the turn is over.
     fn fold_taken(&mut self, now: Millis) {
         let before = self.staged.len();
-        while self.held.is_none() && self.staged.len() < GROUP_FRAMES_MAX {
+        while self.held.is_none()
+            && self.staged.len() < GROUP_FRAMES_MAX
+            && !matches!(self.stage, Stage::Clearing { .. })
+        {
             let Some((record, offset)) = self.records.pop_front() else { break };
-            if self.is_over() {
-                self.turn.fold_late(&record);
-            } else {
-                self.fold(&record, offset, now);
+            match self.stage {
+                Stage::Lingering { .. } | Stage::Ending => self.fold.read_late(&record, offset),
+                _ => self.fold(&record, offset, now),
             }
         }
         if self.staged.len() > before {
@@ -54,30 +85,75 @@ impl Worker {
     }
 
     fn fold(&mut self, record: &Record, offset: u64, now: Millis) {
+        if matches!(self.stage, Stage::Idle { .. }) {
+            self.refresh_session();
+        }
         if let RecordBody::In { n, .. } = record.body {
             self.written(n, now);
         }
         let before = self.staged.len();
-        let effects = self.turn.fold(record, &mut self.staged);
+        let outputs = self.fold.read(record, offset);
+        if !self.fold.turn().is_on() && !self.fold.is_known() && begins(&outputs) {
+            self.begin_own_run(now);
+        }
+        let effects = self.fold.stage(record, outputs, &mut self.staged);
         let mut over = None;
         for effect in effects {
             match effect {
-                Effect::Reply(write) => self.record(write, Purpose::Reply),
+                Effect::Reply(write) => {
+                    self.record(write, Purpose::Reply, offset);
+                }
                 Effect::Native(id) => self.learn_native(&id, record.at, now),
                 Effect::TurnEnded(ending) => over = Some(ending.complete(0)),
-                Effect::Exited(exit) if over.is_none() => {
-                    over = Some(exited(exit, self.turn.stderr_tail()));
-                }
+                Effect::Exited(exit) if over.is_none() => over = Some(self.exited(exit)),
                 Effect::Exited(_) => {}
             }
         }
-        if self.staged.len() > before
-            && let Some(last) = self.staged.back_mut()
-        {
-            last.record_end = Some(offset);
+        self.say_when_caught_up();
+        let tail = self.staged.len().saturating_sub(before);
+        self.held =
+            over.filter(|_| self.fold.turn().is_on()).map(|end| Held { end, tail });
+    }
+
+    fn say_when_caught_up(&mut self) {
+        let Some(records) = &mut self.recovering else { return };
+        *records += 1;
+        if self.fold.is_catching_up() {
+            return;
         }
-        self.offset = offset;
-        self.held = over.map(|end| Held { end, tail: self.staged.len() - before });
+        tracing::info!(run = %self.run, records, "an agent's records are folded up to the present");
+        self.recovering = None;
+        let session = &self.session;
+        self.fold.turn_mut().keep_open(|request| session.is_open(request));
+    }
+
+    /// The agent goes on by itself, a background task's result say: that is a run of its own,
+    /// unless a prompt's began at the same time.
+    fn begin_own_run(&mut self, now: Millis) {
+        match self.seat.registry.begin_agent_run(self.seat.session, self.agent_id, now) {
+            Ok(BegunByAgent { session, run, ordinal }) => {
+                self.session = session;
+                self.enter(run, Some(ordinal), Origin::Agent);
+            }
+            Err(NotBegun::Busy) if !self.gone => self.await_prompt(now),
+            // Its events are counted, and stay in the journal.
+            Err(why) => tracing::warn!(?why, "what an agent does by itself is not logged"),
+        }
+    }
+
+    /// A prompt's run has begun and is about to be given to us.
+    fn await_prompt(&mut self, now: Millis) {
+        let until = after(limits::RUN_HANDOVER_MS);
+        while !self.fold.turn().is_on() {
+            self.take_next(now);
+            if self.fold.turn().is_on() || !matches!(self.stage, Stage::Idle { .. }) {
+                return;
+            }
+            match self.seat.inbox.recv_deadline(until) {
+                Ok(next) => self.hear_next(Some(next)),
+                Err(_) => return,
+            }
+        }
     }
 
     fn learn_native(&mut self, id: &NativeId, at: Millis, now: Millis) {
@@ -89,7 +165,7 @@ impl Worker {
             let error = "The agent names ever new ids for its conversation; no more are noted.";
             return self.stage_error(at, error);
         }
-        match self.registry.learn_native(&self.session, id, now) {
+        match self.seat.registry.learn_native(&self.session, id, now) {
             Ok(true) => {}
             Ok(false) => self.stage_error(
                 at,
@@ -129,7 +205,7 @@ impl Worker {
                 Err(Refused::Full) if armed => return false,
                 Err(Refused::Full) => {
                     // Arm first, then try once more: room may have come in between.
-                    self.registry.budget().starve(self.session.id(), &self.waker);
+                    self.seat.registry.budget().starve(self.session.id(), &self.waker);
                     armed = true;
                 }
             }
@@ -139,7 +215,7 @@ impl Worker {
 
     /// The next group of staged events, whole records of them, and how many it takes.
     fn group(&mut self, seq: Seq, left: usize) -> (Vec<Frame>, usize) {
-        let frames_max = GROUP_FRAMES_MAX.min(self.registry.limits().ring_events_max / 4).max(1);
+        let frames_max = GROUP_FRAMES_MAX.min(self.seat.registry.limits().ring_events_max / 4).max(1);
         let (mut taken, mut bytes) = (0, 0);
         for staged in self.staged.iter().take(left) {
             taken += 1;
@@ -158,22 +234,22 @@ impl Worker {
         match self.stage {
             Stage::Running => {
                 let (session, staged, composer) = (&self.session, &self.staged, &mut self.composer);
-                let completed = session.complete_after(self.run, over, now, self.offset, |seq| {
+                let offset = self.fold.folded();
+                let completed = session.complete_after(self.run, over, now, offset, |seq| {
                     compose(session, composer, staged, staged.len(), seq)
                 });
                 match completed {
                     Completed::Aborting => self.end_crosses_abort(),
-                    Completed::Won | Completed::Already => self.end_process(),
+                    Completed::Won | Completed::Already => self.run_ended(),
                 }
             }
             // The agent's terminal only confirms; it is held until nothing is left.
-            Stage::Interrupting { .. } | Stage::Stopping { .. } => {
+            Stage::Interrupting { .. } => {
                 self.append_now();
-                if matches!(self.stage, Stage::Interrupting { .. }) {
-                    self.stop_for_abort(true);
-                }
+                self.clear_for_abort();
             }
-            Stage::Lingering { .. } | Stage::Ending => self.staged.clear(),
+            Stage::Stopping { .. } | Stage::Clearing { .. } => self.append_now(),
+            Stage::Lingering { .. } | Stage::Ending | Stage::Idle { .. } => self.staged.clear(),
         }
     }
 
@@ -182,7 +258,7 @@ impl Worker {
     pub(super) fn end_crosses_abort(&mut self) {
         self.held = None;
         self.append_now();
-        self.stop_for_abort(true);
+        self.clear_for_abort();
     }
 
     /// Appends all that is staged, room or not: a last record's events before an abort's end.
@@ -201,9 +277,16 @@ impl Worker {
 
     /// Everything that the agent said is folded and no end was among it.
     pub(super) fn lost_without_end(&self, now: Millis) {
-        let end = end(Reason::AgentLost, None, self.turn.stderr_tail());
+        let end = end(Reason::AgentLost, None, self.fold.turn().stderr_tail());
         self.session.complete(self.run, &end, now);
     }
+}
+
+/// Whether a turn begins among these, or the agent asks somebody something, which needs a run.
+fn begins(outputs: &[Output]) -> bool {
+    outputs.iter().any(|output| {
+        matches!(output, Output::TurnStarted(_) | Output::Event(Event::PermissionRequest(_)))
+    })
 }
 
 /// The frames of the first `count` staged events, from `seq` on.

@@ -1,18 +1,24 @@
-//! One agent's thread: what it says becomes the run's log, what people want becomes its stdin.
+//! One agent's thread: what it says becomes the log of its runs, what people want its stdin.
 //!
-//! The worker waits for records, for replies of the keeper, for a wake (an order, a commit, room)
-//! or a deadline, and each turn of its loop does what is possible now. It never blocks on the log:
-//! while that is full it takes no *records*; orders, deadlines and the stop ladder go on.
-//! Every command to the agent is a numbered row that is durable before it is sent.
-//! Must not know sockets of clients, or what a line means (that is the adapter's).
+//! The thread belongs to a session and sees one agent process at a time to its end; a warm process
+//! serves several runs. It waits for records, for replies of the keeper, for a wake (an order, a
+//! commit, room), for the next run or a deadline, and each turn of its loop does what is possible
+//! now. It never blocks on the log: while that is full it takes no *records*; orders, deadlines and
+//! the stop ladder go on. Every command to the agent is a numbered row that is durable before it
+//! is sent. Must not know sockets of clients, or what a line means (that is the adapter's).
 
 mod ending;
+mod fold;
+mod foreign;
 mod logging;
 mod orders;
 mod process;
+mod recover;
+mod saved;
 mod start;
 mod turn;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,72 +28,146 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
-use crate::keeper::{DataTag, Home, LaunchSpec, Reply, SpawnFailure, WriteError};
+use crate::keeper::{DataTag, Home, Reply, SpawnFailure, WriteError};
 use crate::limits;
-use crate::provider::{Adapter, Command, Provider, Record, Write};
+use crate::provider::{Launch, Provider, Record, Write};
+use crate::registry::crew::Seats;
 use crate::registry::session::Session;
-use crate::registry::{Composer, Registry, Started, end};
-use crate::run::event::{
-    AnswerState, Complete, Event, PermissionResolved, Reason, Status, StatusKind,
-};
-use crate::run::id::{AgentId, Millis, RunId};
+use crate::registry::{AgentPermit, Composer, Registry, Started, end};
+use crate::run::change::Change;
+use crate::run::event::{AnswerState, Complete, Event, Reason, Status, StatusKind};
+use crate::run::id::{AgentId, Millis, Ordinal, RequestId, RunId, SessionId};
+use crate::run::log::Settled;
+use crate::run::state::AnswerRequest;
 use crate::run::wake::{Bell, Waker};
 use crate::sync::Arc;
 
 use ending::sweep;
 use orders::recorded;
 use process::Agent;
-use start::{prompt_of, wait_gone, wait_to_start};
-use turn::{Staged, Turn};
+use saved::Purpose;
 
-/// What a worker needs beside the run it serves.
+pub use fold::Fold;
+pub(super) use recover::Recovered;
+pub use turn::{Effect, Staged, Turn};
+
+/// What a session's thread works with, from one process to the next.
 #[derive(Debug)]
 pub(super) struct Seat {
     pub(super) registry: Arc<Registry>,
-    pub(super) session: Arc<Session>,
     pub(super) provider: Arc<Provider>,
-    pub(super) dir: PathBuf,
     pub(super) data: DataTag,
+    /// The data directory, in which agents have their homes.
+    pub(super) dir: PathBuf,
+    /// The program that serves as keeper: this one.
     pub(super) keeper: PathBuf,
-    /// Disconnects when the session's agent process before this one is gone.
-    pub(super) before: Option<Receiver<()>>,
-    /// Dropped when this one's is.
-    pub(super) alive: Sender<()>,
+    pub(super) session: SessionId,
+    /// Ends the threads' names.
+    pub(super) name: String,
+    pub(super) seats: Arc<Seats>,
+    pub(super) inbox: Receiver<Next>,
+    /// What came while a process had to go first.
+    pub(super) queue: RefCell<VecDeque<Job>>,
+    /// What the crash net has to end.
+    pub(super) serving: RefCell<Option<(Arc<Session>, RunId, AgentId)>>,
 }
 
-/// Starts the worker of a run that began.
-pub(super) fn spawn(seat: Seat, started: Started) -> io::Result<()> {
-    let name = started.run.to_string();
-    let name = name[name.len() - 8..].to_owned();
-    thread::Builder::new().name(format!("agent-{name}")).spawn(move || {
-        let (session, run, agent) = (seat.session.clone(), started.run, started.agent);
-        let served = catch_unwind(AssertUnwindSafe(|| Worker::serve(seat, started, &name)));
-        if served.is_err() {
-            // The crash net (I1): whatever went wrong, the run has its one end. First what it
-            // left is killed: the end may be an abort's (I21).
-            sweep(agent);
-            let error = Some("The gateway had an internal error in this run; see its log.".into());
-            session.complete(run, &end(Reason::InternalError, None, error), Millis::now());
+/// What comes next in a session.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Something to serve.
+    Job(Job),
+    /// An idle agent is to end now, one that is at work when its run ends.
+    Close,
+}
+
+/// Something to serve.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// A run that a prompt began.
+    Run { session: Arc<Session>, started: Started },
+    /// An agent of before the restart.
+    Recovered(Box<Recovered>),
+}
+
+/// Starts a session's thread with its first job.
+pub(super) fn spawn(seat: Seat, job: Job) -> io::Result<()> {
+    thread::Builder::new().name(format!("agent-{}", seat.name)).spawn(move || {
+        let mut next = Some(job);
+        while let Some(job) = next.take().or_else(|| seat.next()) {
+            let served = catch_unwind(AssertUnwindSafe(|| serve(&seat, job)));
+            if served.is_err() {
+                seat.mop_up();
+            }
         }
     })?;
     Ok(())
 }
 
+/// Serves one job, to the end of its process.
+fn serve(seat: &Seat, job: Job) {
+    let worker = match job {
+        Job::Run { session, started } => {
+            seat.serving.replace(Some((session.clone(), started.run, started.agent)));
+            Worker::start(seat, session, started, None)
+        }
+        Job::Recovered(recovered) => recover::recover(seat, *recovered),
+    };
+    if let Some(worker) = worker {
+        worker.run();
+    }
+    seat.serving.replace(None);
+}
+
+impl Seat {
+    /// The next job, or `None`: the thread ends, and whoever comes later starts another.
+    fn next(&self) -> Option<Job> {
+        if let Some(job) = self.queue.borrow_mut().pop_front() {
+            return Some(job);
+        }
+        loop {
+            match self.seats.leave(self.session, &self.inbox)? {
+                Next::Job(job) => return Some(job),
+                // There is no process to close.
+                Next::Close => {}
+            }
+        }
+    }
+
+    /// The crash net (I1): whatever went wrong, the run has its one end. First what it left is
+    /// killed: the end may be an abort's (I21).
+    fn mop_up(&self) {
+        let Some((session, run, agent)) = self.serving.take() else { return };
+        sweep(agent);
+        let error = Some("The gateway had an internal error in this run; see its log.".into());
+        session.complete(run, &end(Reason::InternalError, None, error), Millis::now());
+        forget_home(&Home::of(&self.dir, agent));
+    }
+
+    fn composer(&self, session: &Session, run: RunId, ordinal: Option<Ordinal>) -> Composer {
+        let ordinal = ordinal.or_else(|| session.ordinal_of(run)).unwrap_or_default();
+        let bytes_max = self.registry.limits().event_bytes_max;
+        Composer::new(session.id(), run, ordinal, &self.provider.name, bytes_max)
+    }
+
+    fn idle(&self) {
+        self.seats.idle(self.session, Some(Instant::now()));
+    }
+
+    fn busy(&self) {
+        self.seats.idle(self.session, None);
+    }
+}
+
 /// A command that is on its way to the agent.
 #[derive(Debug)]
 struct Order {
+    /// The run that it is for.
+    run: RunId,
     n: u64,
     write: Write,
     ticket: u64,
     purpose: Purpose,
-}
-
-#[derive(Debug)]
-enum Purpose {
-    Prompt,
-    Answer(Box<PermissionResolved>),
-    Interrupt,
-    Reply,
 }
 
 /// The end of the turn, on its way.
@@ -105,26 +185,35 @@ enum Stage {
     Running,
     /// An abort was asked for; the agent has until then to confirm its interrupt.
     Interrupting { until: Instant },
+    /// It has confirmed and stays warm; what its turn started is being killed.
+    Clearing { until: Instant },
     /// The stop ladder runs for an abort. Whether the agent had confirmed before.
     Stopping { confirmed: bool },
+    /// No run is on; the warm process waits for the next one until then.
+    Idle { until: Instant },
     /// The run has its `complete`; its process may linger until then.
     Lingering { until: Instant },
-    /// The run has its `complete` and the stop ladder runs.
+    /// No run is on and the stop ladder runs.
     Ending,
 }
 
-struct Worker {
-    registry: Arc<Registry>,
+struct Worker<'a> {
+    seat: &'a Seat,
     session: Arc<Session>,
+    /// The newest run that the process served.
     run: RunId,
     agent_id: AgentId,
     agent: Agent,
+    home: Home,
+    /// How the process was started.
+    launch: Launch,
+    /// Its place among the agents that may be alive at once.
+    permit: Option<AgentPermit>,
     composer: Composer,
-    turn: Turn,
+    fold: Fold,
     stage: Stage,
-    /// Events that are folded and not yet appended, and the offset of the last record in them.
+    /// Events that are folded and not yet appended.
     staged: VecDeque<Staged>,
-    offset: u64,
     /// The turn's end, which is told once everything before it is appended.
     held: Option<Held>,
     /// Records that are taken and not yet folded.
@@ -132,8 +221,18 @@ struct Worker {
     /// The stream of records has ended: what is taken is all.
     said_all: bool,
     next_n: u64,
+    /// The number of the prompt that began the run, if a prompt of this gateway's did.
+    prompt_n: Option<u64>,
     recorded: VecDeque<Order>,
-    sent: BTreeMap<u64, Purpose>,
+    sent: BTreeMap<u64, (RunId, Purpose)>,
+    /// Answers that wait until the adapter knows what they answer.
+    answers: Vec<(RequestId, AnswerRequest)>,
+    /// Checkpoints on their way to disk: tickets and offsets.
+    checkpoints: VecDeque<(u64, u64)>,
+    /// The offset of the last one.
+    checkpointed: u64,
+    /// The process is of before a restart, and its records are being folded up to the present.
+    recovering: Option<u64>,
     waker: Waker,
     wakes: Receiver<()>,
     /// When a keeper that was told to stop has had all the time that it may need.
@@ -142,87 +241,74 @@ struct Worker {
     /// How many ids the agent gave its conversation in this run.
     native_ids: usize,
     full: bool,
+    /// The process is to end as soon as no run is on.
+    close_asked: bool,
+    /// The process is gone: only what it said is left.
+    gone: bool,
 }
 
-impl Worker {
-    /// Serves the run to its `complete`, and its process to its end.
-    fn serve(seat: Seat, started: Started, name: &str) {
-        let (bell, wakes) = bell();
-        let waker = Waker::new(Box::new(bell));
-        seat.session.attach_worker(started.run, waker.clone());
-        let adapter = Adapter::new(seat.provider.kind);
-        let prompt = prompt_of(&started.job);
-        let launch = seat.provider.launch(&prompt);
-        let first = adapter.encode(&Command::Prompt(prompt)).unwrap_or_default();
-        let ticket = seat.session.note(recorded(started.run, 1, &first));
-        let order = Order { n: 1, write: first, ticket, purpose: Purpose::Prompt };
-        if !wait_to_start(&seat, &started, ticket, &waker, &wakes) {
-            // The next run's process waits for this one's; there is none, but there may be one
-            // before it.
-            drop(started.permit);
-            seat.before.iter().for_each(wait_gone);
-            return;
-        }
-        let line_bytes_max = seat.registry.limits().line_bytes_max;
-        let home = Home::of(&seat.dir, started.agent);
-        let spec = LaunchSpec {
-            session: seat.session.id().to_string(),
-            provider: seat.provider.name.clone(),
-            // No gateway looks for agents of before: without this one, it is stopped at once.
-            orphan_grace_ms: 0,
-            ..LaunchSpec::new(&launch, home, &seat.data, line_bytes_max)
-        };
-        let agent = match Agent::start(&seat.keeper, &spec, name) {
-            Ok(agent) => agent,
-            Err(error) => {
-                let end = end(Reason::SpawnFailed, None, Some(error));
-                seat.session.complete(started.run, &end, Millis::now());
-                return;
-            }
-        };
-        let registry = seat.registry.clone();
-        let bytes_max = registry.limits().event_bytes_max;
-        let provider = &seat.provider.name;
-        let worker = Self {
-            composer: Composer::new(
-                seat.session.id(),
-                started.run,
-                started.ordinal,
-                provider,
-                bytes_max,
-            ),
-            registry,
-            session: seat.session.clone(),
-            run: started.run,
-            agent_id: started.agent,
+/// Whether a worker goes on.
+#[derive(Debug, PartialEq, Eq)]
+enum Go {
+    On,
+    /// The server stops and agents live on.
+    LetGo,
+}
+
+impl<'a> Worker<'a> {
+    fn new(
+        seat: &'a Seat,
+        session: Arc<Session>,
+        (run, agent_id): (RunId, AgentId),
+        fold: Fold,
+        (agent, home, launch): (Agent, Home, Launch),
+        (waker, wakes): (Waker, Receiver<()>),
+    ) -> Self {
+        Self {
+            composer: seat.composer(&session, run, None),
+            seat,
+            session,
+            run,
+            agent_id,
             agent,
-            turn: Turn::new(started.run, adapter, started.job.native_id.clone()),
+            home,
+            launch,
+            permit: None,
+            checkpointed: fold.folded(),
+            fold,
             stage: Stage::Running,
             staged: VecDeque::new(),
-            offset: 0,
             held: None,
             records: VecDeque::new(),
             said_all: false,
-            next_n: 2,
-            recorded: VecDeque::from([order]),
+            next_n: 1,
+            prompt_n: None,
+            recorded: VecDeque::new(),
             sent: BTreeMap::new(),
+            answers: Vec::new(),
+            checkpoints: VecDeque::new(),
+            recovering: None,
             waker,
             wakes,
             stuck_at: None,
             quiet_at: after(limits::QUIET_MS),
             native_ids: 0,
             full: false,
-        };
-        worker.run();
-        // Only now may the session's next process start, and another agent take the place.
-        drop((seat.alive, started.permit));
+            close_asked: false,
+            gone: false,
+        }
     }
 
     fn run(mut self) {
         loop {
             let now = Millis::now();
-            self.obey(now);
+            if self.obey(now) == Go::LetGo {
+                // To drop the agent is to leave it to its keeper.
+                return;
+            }
+            self.take_next(now);
             self.send_durable();
+            self.confirm_durable();
             self.log_what_is_folded(now);
             self.meet_deadlines();
             if self.stuck_at.is_some_and(|at| at <= Instant::now()) {
@@ -233,24 +319,46 @@ impl Worker {
                 break;
             }
         }
-        if self.turn.late_events > 0 {
+        self.finish();
+    }
+
+    /// Nothing of the process is left.
+    fn finish(mut self) {
+        if self.session.orders(self.run).let_go {
+            return;
+        }
+        let late = self.fold.turn().late_events;
+        if late > 0 {
             tracing::info!(
                 run = %self.run,
-                events = self.turn.late_events,
+                events = late,
                 "the agent went on after the end of its run; what it said is not logged"
             );
         }
+        self.refresh_session();
+        let ended = Change::AgentEnded { agent: self.agent_id, at: Millis::now() };
+        let ticket = self.session.note(ended);
         self.agent.join();
+        // Another agent takes the place now.
+        drop(self.permit.take());
+        // What the journal holds may be needed again until the run's end is on disk (I8).
+        while self.session.wake_when_settled(ticket, &self.waker) == Settled::Waiting {
+            if self.session.orders(self.run).let_go {
+                return;
+            }
+            // Rung or not: it looks again.
+            self.wakes.recv_timeout(FOREVER).unwrap_or_default();
+            self.waker.take();
+        }
+        forget_home(&self.home);
     }
 
     fn meet_deadlines(&mut self) {
         let now = Instant::now();
         match self.stage {
             Stage::Interrupting { until } if until <= now => self.stop_for_abort(false),
-            Stage::Lingering { until } if until <= now => {
-                self.stage = Stage::Ending;
-                self.stop();
-            }
+            Stage::Clearing { until } if until <= now => self.stop_for_abort(true),
+            Stage::Lingering { until } | Stage::Idle { until } if until <= now => self.end_now(),
             Stage::Running if self.quiet_at <= now => {
                 self.quiet_at = after(limits::QUIET_MS * QUIET_PAUSES);
                 self.say_quiet(Millis::now());
@@ -260,7 +368,7 @@ impl Worker {
     }
 
     fn say_quiet(&self, now: Millis) {
-        if self.full || self.turn.waits() {
+        if self.full || self.fold.turn().waits() {
             return;
         }
         let event = Event::Status(Status {
@@ -273,11 +381,19 @@ impl Worker {
         self.session.record(self.run, &event, None, now).unwrap_or_default();
     }
 
+    /// The session as it is in memory now: one without a run may have left it meanwhile.
+    fn refresh_session(&mut self) {
+        if let Ok(session) = self.seat.registry.recover(self.seat.session) {
+            self.session = session;
+        }
+    }
+
     /// Waits for something to do; `false` when nothing of the agent is left.
     fn wait(&mut self) -> bool {
         let nothing = never();
         // Replies to the agent that wait for the disk hold it back as a full log does (I7).
-        let held_up = self.full || self.recorded.len() >= RECORDED_MAX;
+        let clearing = matches!(self.stage, Stage::Clearing { .. });
+        let held_up = self.full || clearing || self.recorded.len() >= RECORDED_MAX;
         let takes = self.records.is_empty() && !held_up;
         let lines = if takes { &self.agent.lines } else { &nothing };
         let timeout =
@@ -285,6 +401,10 @@ impl Worker {
         select! {
             recv(self.wakes) -> _ => {
                 self.waker.take();
+                true
+            }
+            recv(self.seat.inbox) -> next => {
+                self.hear_next(next.ok());
                 true
             }
             recv(self.agent.replies) -> reply => match reply {
@@ -303,6 +423,15 @@ impl Worker {
         }
     }
 
+    /// What is to come after this run, or this process.
+    fn hear_next(&mut self, next: Option<Next>) {
+        match next {
+            Some(Next::Job(job)) => self.seat.queue.borrow_mut().push_back(job),
+            // `None`: the crew is gone, and with it the registry; nothing will come.
+            Some(Next::Close) | None => self.close_asked = true,
+        }
+    }
+
     fn lines_ended(&mut self) {
         self.agent.lines = never();
         self.said_all = true;
@@ -311,7 +440,10 @@ impl Worker {
     fn deadline(&self) -> Option<Instant> {
         let stage = match self.stage {
             Stage::Running => Some(self.quiet_at),
-            Stage::Interrupting { until } | Stage::Lingering { until } => Some(until),
+            Stage::Interrupting { until }
+            | Stage::Clearing { until }
+            | Stage::Idle { until }
+            | Stage::Lingering { until } => Some(until),
             Stage::Stopping { .. } | Stage::Ending => None,
         };
         [stage, self.stuck_at].into_iter().flatten().min()
@@ -343,8 +475,12 @@ impl Worker {
                 tracing::info!(run = %self.run, n, ?why, "a command did not reach the agent");
                 match self.sent.remove(&n) {
                     // A prompt that is too long to wait for the agent: it would wait for ever.
-                    Some(Purpose::Prompt) if why == WriteError::Full => self.prompt_refused(now),
-                    Some(purpose) => self.delivered(purpose, AnswerState::Undeliverable, now),
+                    Some((_, Purpose::Prompt)) if why == WriteError::Full => {
+                        self.prompt_refused(now);
+                    }
+                    Some((run, purpose)) => {
+                        self.delivered(run, purpose, AnswerState::Undeliverable, now);
+                    }
                     None => {}
                 }
                 true
@@ -353,13 +489,26 @@ impl Worker {
                 tracing::debug!(run = %self.run, ?exit, "the agent's process has ended");
                 true
             }
+            Reply::Swept { killed, left } => {
+                self.swept(killed, left, now);
+                true
+            }
             Reply::Stopped(stopped) => self.nothing_left(&stopped, now),
-            Reply::Swept { .. } | Reply::Welcome(_) | Reply::Refused { .. } => true,
+            // They are a gateway's that attaches, and were taken there.
+            Reply::Welcome { .. } | Reply::Refused { .. } => true,
         }
     }
 
+    /// Whether no run is on.
     const fn is_over(&self) -> bool {
-        matches!(self.stage, Stage::Lingering { .. } | Stage::Ending)
+        matches!(self.stage, Stage::Lingering { .. } | Stage::Ending | Stage::Idle { .. })
+    }
+}
+
+/// Removes an agent's home, once nothing in it is needed.
+fn forget_home(home: &Home) {
+    if let Err(error) = home.remove() {
+        tracing::warn!(%error, home = %home.path().display(), "an agent's home cannot be removed");
     }
 }
 

@@ -2,37 +2,52 @@
 //!
 //! *Recorded* is the commit of the command's row, *delivered* the keeper's word that it wrote it.
 
-use super::{LADDER_MS, LAST_REPLY_MS, Order, Purpose, Stage, Worker, after};
+use super::saved::{Body, to_bytes};
+use super::{Go, LADDER_MS, LAST_REPLY_MS, Order, Purpose, Stage, Worker, after};
 use crate::limits;
 use crate::provider::{Answer, Command, Write};
-use crate::registry::{Orders, StoreState, request_of_agent};
+use crate::registry::{Orders, StoreState, end, request_of_agent};
 use crate::run::change::{Change, Mark};
-use crate::run::event::{AnswerState, By, ByKind, Decision, Event, PermissionResolved};
+use crate::run::event::{
+    AnswerState, By, ByKind, Decision, Event, PermissionResolved, Reason,
+};
 use crate::run::id::{Millis, RequestId, RunId};
 use crate::run::log::Settled;
 use crate::run::state::AnswerRequest;
 
-impl Worker {
-    /// Takes orders: an abort, answers.
-    pub(super) fn obey(&mut self, now: Millis) {
-        let Orders { abort, ended, answers, .. } = self.session.orders(self.run);
-        for (request, answer) in answers {
-            self.answer(&request, answer, now);
+impl Worker<'_> {
+    /// Takes orders: an abort, answers, or to let go.
+    pub(super) fn obey(&mut self, now: Millis) -> Go {
+        let Orders { abort, ended, answers, let_go } = self.session.orders(self.run);
+        if let_go {
+            return Go::LetGo;
+        }
+        self.answers.extend(answers);
+        let catching_up = self.fold.is_catching_up() && !self.said_all;
+        if !catching_up {
+            // The adapter knows now what they answer.
+            for (request, answer) in std::mem::take(&mut self.answers) {
+                self.answer(&request, answer, now);
+            }
         }
         if abort.is_some() && self.stage == Stage::Running {
             match self.held {
                 Some(_) => self.end_crosses_abort(),
-                None => self.interrupt(),
+                // What the dialect's own interrupt would be is not known before.
+                None if catching_up => self.stop_for_abort(false),
+                None => self.interrupt(now),
             }
         }
         if ended && !self.is_over() {
             // Somebody else ended the run (the store refused it, say): its process goes.
-            self.end_process();
+            self.close_asked = true;
+            self.run_ended();
         }
+        Go::On
     }
 
     fn answer(&mut self, request: &RequestId, answer: AnswerRequest, now: Millis) {
-        self.turn.answered(request);
+        self.fold.turn_mut().answered(request);
         let resolved = Box::new(PermissionResolved {
             request_id: request.0.clone(),
             decision: if answer.allow { Decision::Allow } else { Decision::Deny },
@@ -52,10 +67,12 @@ impl Worker {
             remember: answer.remember,
         });
         let purpose = Purpose::Answer(resolved);
-        match self.turn.adapter().encode(&command) {
-            Some(write) => self.record(write, purpose),
+        match self.fold.turn().adapter().encode(&command) {
+            Some(write) => {
+                self.record(write, purpose, 0);
+            }
             // The agent has withdrawn the request meanwhile.
-            None => self.delivered(purpose, AnswerState::Undeliverable, now),
+            None => self.delivered(self.run, purpose, AnswerState::Undeliverable, now),
         }
     }
 
@@ -66,16 +83,30 @@ impl Worker {
     }
 
     /// The provider's own interrupt first, if it has one and the row can become durable; else the
-    /// stop ladder at once.
-    fn interrupt(&mut self) {
-        let can_record = self.registry.store_state() == StoreState::Good;
-        match self.turn.adapter().encode(&Command::Interrupt).filter(|_| can_record) {
+    /// stop ladder at once. A prompt that was not sent yet never is.
+    fn interrupt(&mut self, now: Millis) {
+        if self.forget_prompt() {
+            let end = end(Reason::Aborted, Some(0), None);
+            self.session.complete(self.run, &end, now);
+            return self.run_ended();
+        }
+        let can_record = self.seat.registry.store_state() == StoreState::Good;
+        match self.fold.turn().adapter().encode(&Command::Interrupt).filter(|_| can_record) {
             Some(write) => {
-                self.record(write, Purpose::Interrupt);
+                self.record(write, Purpose::Interrupt, 0);
                 self.stage = Stage::Interrupting { until: after(limits::INTERRUPT_MS) };
             }
             None => self.stop_for_abort(false),
         }
+    }
+
+    /// Takes back the prompt of a process that serves runs beside this one, if it waits for the
+    /// disk.
+    fn forget_prompt(&mut self) -> bool {
+        let waits = |order: &Order| order.purpose == Purpose::Prompt && order.n > 1;
+        let before = self.recorded.len();
+        self.recorded.retain(|order| !waits(order));
+        self.recorded.len() < before
     }
 
     pub(super) fn stop_for_abort(&mut self, confirmed: bool) {
@@ -96,12 +127,14 @@ impl Worker {
         self.stuck_at = Some(self.stuck_at.map_or(at, |before| before.min(at)));
     }
 
-    /// Numbers a command and sends its row on the way to disk.
-    pub(super) fn record(&mut self, write: Write, purpose: Purpose) {
+    /// Numbers a command and sends its row on the way to disk. `cause` is the end of the record
+    /// that an automatic reply answers, else 0.
+    pub(super) fn record(&mut self, write: Write, purpose: Purpose, cause: u64) -> u64 {
         let n = self.next_n;
         self.next_n += 1;
-        let ticket = self.session.note(recorded(self.run, n, &write));
-        self.recorded.push_back(Order { n, write, ticket, purpose });
+        let ticket = self.session.note(recorded(self.run, n, &write, &purpose, cause));
+        self.recorded.push_back(Order { run: self.run, n, write, ticket, purpose });
+        n
     }
 
     /// Sends the commands whose rows are durable, in their order.
@@ -110,10 +143,10 @@ impl Worker {
             match self.session.wake_when_settled(order.ticket, &self.waker) {
                 Settled::Waiting => break,
                 Settled::Committed => {
-                    let Some(Order { n, write, purpose, .. }) = self.recorded.pop_front() else {
+                    let Some(Order { run, n, write, purpose, .. }) = self.recorded.pop_front() else {
                         break;
                     };
-                    self.sent.insert(n, purpose);
+                    self.sent.insert(n, (run, purpose));
                     if self.agent.write(n, write.bytes, write.close).is_err() {
                         self.takes_no_commands();
                     }
@@ -129,14 +162,15 @@ impl Worker {
     /// lines that wait, and a record stands before what the agent says in return, be that the end
     /// of the turn or the next request under the same id.
     pub(super) fn written(&mut self, n: u64, now: Millis) {
-        if let Some(purpose) = self.sent.remove(&n) {
-            self.session.note(Change::CommandDelivered { run: self.run, n, at: now });
-            self.delivered(purpose, AnswerState::Delivered, now);
+        if let Some((run, purpose)) = self.sent.remove(&n) {
+            // First the event: without the row's mark, a restart asks the keeper once more.
+            self.delivered(run, purpose, AnswerState::Delivered, now);
+            self.session.note(Change::CommandDelivered { run, n, at: now });
         }
     }
 
     /// An answer reached the agent, or never will (I20).
-    pub(super) fn delivered(&self, purpose: Purpose, state: AnswerState, now: Millis) {
+    pub(super) fn delivered(&self, run: RunId, purpose: Purpose, state: AnswerState, now: Millis) {
         let Purpose::Answer(resolved) = purpose else { return };
         // The input and the note stand in the event that recorded them.
         let resolved = PermissionResolved { state, ..*resolved };
@@ -149,22 +183,46 @@ impl Worker {
             answer: None,
         };
         let event = Event::PermissionResolved(resolved);
-        if self.session.record(self.run, &event, Some(&mark), now).is_err() {
+        if self.session.record(run, &event, Some(&mark), now).is_err() {
             // The run has its end already: for the audit table only.
             let detail = serde_json::json!({ "requestId": request.0, "state": state });
             self.session.note(Change::Audit {
-                run: Some(self.run),
+                run: Some(run),
                 what: "permission_delivered",
                 detail: detail.to_string(),
                 at: now,
             });
         }
     }
+
+    /// Checkpoints that are durable: the keeper may drop what lies before them.
+    pub(super) fn confirm_durable(&mut self) {
+        while let Some((ticket, offset)) = self.checkpoints.front().copied() {
+            match self.session.wake_when_settled(ticket, &self.waker) {
+                Settled::Waiting => break,
+                Settled::Committed if self.agent.confirm(offset).is_err() => {
+                    // It has ended, or is stuck, which its next order will show.
+                    tracing::debug!(run = %self.run, "a keeper takes no confirmation");
+                }
+                Settled::Committed | Settled::Rejected => {}
+            }
+            self.checkpoints.pop_front();
+        }
+    }
 }
 
 /// The row of a command.
-pub(super) fn recorded(run: RunId, n: u64, write: &Write) -> Change {
-    // A `Write` is bytes and a flag: this cannot fail.
-    let body = serde_json::to_vec(write).unwrap_or_default();
-    Change::CommandRecorded { run, n, body, cause: 0, request: None, at: Millis::now() }
+pub(super) fn recorded(
+    run: RunId,
+    n: u64,
+    write: &Write,
+    purpose: &Purpose,
+    cause: u64,
+) -> Change {
+    let request = match purpose {
+        Purpose::Answer(resolved) => Some(RequestId(resolved.request_id.clone())),
+        _ => None,
+    };
+    let body = to_bytes(&Body { write: write.clone(), purpose: purpose.clone() });
+    Change::CommandRecorded { run, n, body, cause, request, at: Millis::now() }
 }

@@ -1,9 +1,9 @@
 //! An agent's process as the worker sees it: three threads and the channels between.
 //!
-//! `out-` passes records on in batches and blocks when the worker takes none, so that overload
-//! travels back to the agent. `ctl-` passes replies on, past whatever waits in `out-`. `in-` writes
-//! commands, so that a keeper that does not read cannot hold the worker. Must not know what a
-//! record means.
+//! It was started here, or its keeper was attached to, or only its journal is left. `out-` passes
+//! records on in batches and blocks when the worker takes none, so that overload travels back to
+//! the agent. `ctl-` passes replies on, past whatever waits in `out-`. `in-` writes commands, so
+//! that a keeper that does not read cannot hold the worker. Must not know what a record means.
 
 use std::io;
 use std::path::Path;
@@ -11,7 +11,9 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::keeper::{self, Commands, Home, LaunchSpec, Process, Records, Replies, Reply};
+use crate::keeper::{
+    self, AttachError, Commands, Home, LaunchSpec, Parts, Process, Records, Replies, Reply,
+};
 use crate::limits;
 use crate::provider::Record;
 
@@ -23,17 +25,18 @@ pub(super) struct Agent {
     /// What the keeper says beside them. Disconnected: the keeper is gone.
     pub(super) replies: Receiver<Reply>,
     commands: Option<Sender<Down>>,
-    process: Process,
-    home: Home,
+    /// `None`: the keeper was gone before we came.
+    process: Option<Process>,
     threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
 enum Down {
     Write { n: u64, bytes: Vec<u8>, close: bool },
-    Confirm { offset: u64 },
     CloseStdin,
     Stop,
+    Confirm { offset: u64 },
+    Sweep { n: u64 },
 }
 
 /// The keeper is gone or does not take commands.
@@ -44,37 +47,56 @@ impl Agent {
     /// Starts a keeper for the agent. `name` ends the threads' names.
     pub(super) fn start(program: &Path, spec: &LaunchSpec, name: &str) -> Result<Self, String> {
         let parts = keeper::spawn(program, spec).map_err(|error| error.to_string())?;
+        Self::of(parts, name).map_err(|error| error.to_string())
+    }
+
+    /// Takes over the agent of a keeper that is alive; records follow from `offset` on.
+    pub(super) fn attach(home: &Home, offset: u64, name: &str) -> Result<Self, AttachError> {
+        let attached = keeper::attach(home, offset)?;
+        Self::of(attached.parts, name).map_err(AttachError::Io)
+    }
+
+    /// What the journal of a keeper that is gone holds from `offset` on.
+    pub(super) fn left(home: &Home, offset: u64, name: &str) -> Result<Self, AttachError> {
+        let records = keeper::read_journal(home, offset)?;
+        let (lines_in, lines) = bounded(LINE_BATCHES_MAX);
+        // Nobody will say anything: it is disconnected from the beginning.
+        let (_, replies) = bounded(0);
+        let mut agent =
+            Self { lines, replies, commands: None, process: None, threads: Vec::new() };
+        agent
+            .thread(format!("out-{name}"), move || pass_records(records, &lines_in))
+            .map_err(AttachError::Io)?;
+        Ok(agent)
+    }
+
+    fn of(parts: Parts, name: &str) -> io::Result<Self> {
         let (lines_in, lines) = bounded(LINE_BATCHES_MAX);
         let (replies_in, replies) = bounded(REPLIES_MAX);
         let (commands, commands_out) = bounded(COMMANDS_MAX);
         let mut agent = Self {
             lines,
             replies,
-            commands: Some(commands.clone()),
-            process: parts.process,
-            home: spec.home.clone(),
+            commands: Some(commands),
+            process: Some(parts.process),
             threads: Vec::new(),
         };
         let records = parts.records;
         let replies = parts.replies;
         let down = parts.commands;
         let started = agent
-            .thread(format!("out-{name}"), move || {
-                pass_records(records, &lines_in, &commands);
-            })
+            .thread(format!("out-{name}"), move || pass_records(records, &lines_in))
             .and_then(|()| {
                 agent.thread(format!("ctl-{name}"), move || pass_replies(replies, &replies_in))
             })
             .and_then(|()| {
                 agent.thread(format!("in-{name}"), move || write_commands(down, &commands_out))
             });
-        match started {
-            Ok(()) => Ok(agent),
-            Err(error) => {
-                agent.kill();
-                Err(error.to_string())
-            }
+        if let Err(error) = started {
+            agent.kill();
+            return Err(error);
         }
+        Ok(agent)
     }
 
     /// Writes command `n` to the agent's stdin; the answer is a reply.
@@ -92,10 +114,22 @@ impl Agent {
         self.send(Down::Stop)
     }
 
+    /// Records up to `offset` are not needed again.
+    pub(super) fn confirm(&self, offset: u64) -> Result<(), Gone> {
+        self.send(Down::Confirm { offset })
+    }
+
+    /// Kills what was started since command `n` was written, the agent itself excepted.
+    pub(super) fn sweep(&self, n: u64) -> Result<(), Gone> {
+        self.send(Down::Sweep { n })
+    }
+
     /// Kills the keeper, which no longer does its work. Its agent is to be swept then.
     pub(super) fn kill(&mut self) {
         self.commands = None;
-        self.process.kill();
+        if let Some(process) = &mut self.process {
+            process.kill();
+        }
     }
 
     /// Waits for the keeper and the threads. Call it once nothing of the agent is left.
@@ -104,16 +138,15 @@ impl Agent {
         // Nobody takes records or replies any more: `out-` and `ctl-` must not wait for room.
         self.lines = crossbeam_channel::never();
         self.replies = crossbeam_channel::never();
-        if let Err(error) = self.process.wait() {
-            tracing::warn!(%error, pid = self.process.pid(), "a keeper cannot be waited for");
+        if let Some(process) = &mut self.process
+            && let Err(error) = process.wait()
+        {
+            tracing::warn!(%error, pid = process.pid(), "a keeper cannot be waited for");
         }
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread that served an agent's pipes panicked");
             }
-        }
-        if let Err(error) = self.home.remove() {
-            tracing::warn!(%error, home = %self.home.path().display(), "a keeper's home is left");
         }
     }
 
@@ -135,19 +168,12 @@ const REPLIES_MAX: usize = 64;
 /// Commands between the worker and `in-`. A keeper that leaves so many unread is stuck.
 const COMMANDS_MAX: usize = 256;
 
-fn pass_records(mut records: Records, lines: &Sender<Vec<(Record, u64)>>, commands: &Sender<Down>) {
+fn pass_records(mut records: Records, lines: &Sender<Vec<(Record, u64)>>) {
     let mut batch = Vec::new();
     let mut bytes = 0;
-    let mut confirmed = 0;
     loop {
         match records.next() {
             Ok(Some((record, end))) => {
-                // Nobody comes back for what was read: the keeper may forget it.
-                if end - confirmed >= limits::JOURNAL_SEGMENT_BYTES
-                    && commands.try_send(Down::Confirm { offset: end }).is_ok()
-                {
-                    confirmed = end;
-                }
                 bytes += record.weight();
                 batch.push((record, end));
             }
@@ -192,9 +218,10 @@ fn write_commands(mut down: Commands, commands: &Receiver<Down>) {
     for command in commands {
         let sent = match command {
             Down::Write { n, bytes, close } => down.write(n, bytes, close),
-            Down::Confirm { offset } => down.confirm(offset),
             Down::CloseStdin => down.close_stdin(),
             Down::Stop => down.stop(),
+            Down::Confirm { offset } => down.confirm(offset),
+            Down::Sweep { n } => down.sweep(n),
         };
         if let Err(error) = sent {
             // A keeper whose agent has ended is gone already: that is how most runs end.

@@ -1,51 +1,171 @@
-//! Before the process: the one before it is gone, the run's rows are durable.
+//! How a run comes to its process: a fresh one, or the session's warm one.
+//!
+//! A process is started once the rows of its run and of its first command are durable.
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::{FOREVER, Seat};
-use crate::provider::Prompt;
-use crate::registry::{Job, Started, end};
+use super::process::Agent;
+use super::saved::Purpose;
+use super::turn::Turn;
+use super::{FOREVER, Fold, Order, Seat, Stage, Worker, after, bell, forget_home, recorded};
+use crate::keeper::{Home, LaunchSpec};
+use crate::limits;
+use crate::provider::{Adapter, Command, Launch, Origin, Prompt, Write};
+use crate::registry::session::Session;
+use crate::registry::{Completed, Job, Started, end};
 use crate::run::event::Reason;
-use crate::run::id::Millis;
+use crate::run::id::{Millis, Ordinal, RunId};
 use crate::run::log::Settled;
 use crate::run::wake::Waker;
+use crate::sync::Arc;
 
-/// Waits until the session's process before this one is gone and the run's rows are durable.
-/// `false`: the run has ended before anything was started.
-pub(super) fn wait_to_start(
-    seat: &Seat,
+impl<'a> Worker<'a> {
+    /// Starts a process for a run; `None` if the run has ended, or the server stopped, before
+    /// that. `first` is the prompt as it was recorded before a restart, if it was.
+    pub(super) fn start(
+        seat: &'a Seat,
+        session: Arc<Session>,
+        started: Started,
+        first: Option<Write>,
+    ) -> Option<Self> {
+        let (bell, wakes) = bell();
+        let waker = Waker::new(Box::new(bell));
+        let run = started.run;
+        session.attach_worker(run, waker.clone());
+        let adapter = Adapter::new(seat.provider.kind);
+        let prompt = prompt_of(&started.job);
+        let launch = seat.provider.launch(&prompt);
+        let order = match first {
+            // A ticket that is settled: the row is on disk.
+            Some(write) => Order { run, n: 1, write, ticket: 0, purpose: Purpose::Prompt },
+            None => {
+                let write = adapter.encode(&Command::Prompt(prompt)).unwrap_or_default();
+                let ticket = session.note(recorded(run, 1, &write, &Purpose::Prompt, 0));
+                Order { run, n: 1, write, ticket, purpose: Purpose::Prompt }
+            }
+        };
+        if !wait_to_start(&session, &started, order.ticket, &waker, &wakes) {
+            return None;
+        }
+        let home = Home::of(&seat.dir, started.agent);
+        let agent = match seat.spawn(&launch, &home, &session) {
+            Ok(agent) => agent,
+            Err(error) => {
+                let end = end(Reason::SpawnFailed, None, Some(error));
+                session.complete(run, &end, Millis::now());
+                forget_home(&home);
+                return None;
+            }
+        };
+        let fold = Fold::new(Turn::new(run, adapter, started.job.native_id.clone()));
+        let key = launch_key(seat, &started.job);
+        let ids = (run, started.agent);
+        let mut worker = Self::new(seat, session, ids, fold, (agent, home, key), (waker, wakes));
+        worker.permit = Some(started.permit);
+        worker.next_n = 2;
+        worker.prompt_n = Some(1);
+        worker.recorded.push_back(order);
+        Some(worker)
+    }
+
+    /// What waits in the seat, as far as it can be dealt with now.
+    pub(super) fn take_next(&mut self, now: Millis) {
+        self.drop_what_ended(now);
+        if self.close_asked {
+            match self.stage {
+                Stage::Idle { .. } | Stage::Lingering { .. } => self.end_now(),
+                _ => {}
+            }
+        }
+        if !matches!(self.stage, Stage::Idle { .. }) || self.seat.queue.borrow().is_empty() {
+            return;
+        }
+        let next = self.seat.queue.borrow_mut().pop_front();
+        match next {
+            Some(super::Job::Run { session, started }) if launch_key(self.seat, &started.job) == self.launch => {
+                self.adopt(session, started);
+            }
+            // It needs another process: this one goes first.
+            Some(job) => {
+                self.seat.queue.borrow_mut().push_front(job);
+                self.end_now();
+            }
+            None => {}
+        }
+    }
+
+    /// The warm process takes another prompt.
+    pub(super) fn adopt(&mut self, session: Arc<Session>, started: Started) {
+        self.session = session;
+        self.enter(started.run, Some(started.ordinal), Origin::User);
+        // It has a place already: the run's own is given back.
+        self.permit.get_or_insert(started.permit);
+        let prompt = prompt_of(&started.job);
+        let write = self.fold.turn().adapter().encode(&Command::Prompt(prompt)).unwrap_or_default();
+        self.prompt_n = Some(self.record(write, Purpose::Prompt, 0));
+    }
+
+    /// Another run of this process is on.
+    pub(super) fn enter(
+        &mut self,
+        run: RunId,
+        ordinal: Option<Ordinal>,
+        origin: Origin,
+    ) {
+        self.run = run;
+        self.seat.serving.replace(Some((self.session.clone(), run, self.agent_id)));
+        self.seat.busy();
+        self.session.attach_worker(run, self.waker.clone());
+        self.composer = self.seat.composer(&self.session, run, ordinal);
+        self.fold.turn_mut().begin(run, origin);
+        self.stage = Stage::Running;
+        self.prompt_n = None;
+        self.quiet_at = after(limits::QUIET_MS);
+        self.native_ids = 0;
+    }
+
+    /// Runs that wait for this process to be gone may end before.
+    fn drop_what_ended(&mut self, now: Millis) {
+        let waker = &self.waker;
+        self.seat.queue.borrow_mut().retain(|job| {
+            let super::Job::Run { session, started } = job else { return true };
+            session.attach_worker(started.run, waker.clone());
+            !ended_before_start(session, started, now)
+        });
+    }
+}
+
+/// Whether nothing has to be started for this run any more: it has its end, or gets it here.
+fn ended_before_start(session: &Session, started: &Started, now: Millis) -> bool {
+    let orders = session.orders(started.run);
+    if !orders.ended && orders.abort.is_some() {
+        let end = end(Reason::Aborted, Some(0), None);
+        return session.complete(started.run, &end, now) != Completed::Aborting;
+    }
+    orders.ended
+}
+
+/// Waits until the run's rows are durable. `false`: nothing is to be started.
+fn wait_to_start(
+    session: &Session,
     started: &Started,
     ticket: u64,
     waker: &Waker,
     wakes: &Receiver<()>,
 ) -> bool {
-    let mut before = seat.before.clone();
     loop {
-        let orders = seat.session.orders(started.run);
-        if orders.ended {
+        // A server that stops and keeps its agents starts this one next time.
+        if ended_before_start(session, started, Millis::now())
+            || session.orders(started.run).let_go
+        {
             return false;
         }
-        if orders.abort.is_some() {
-            let end = end(Reason::Aborted, Some(0), None);
-            seat.session.complete(started.run, &end, Millis::now());
-            return false;
-        }
-        if let Some(gone) = before.take() {
-            select! {
-                recv(gone) -> _ => {}
-                recv(wakes) -> _ => {
-                    waker.take();
-                    before = Some(gone);
-                }
-            }
-            continue;
-        }
-        match seat.session.wake_when_settled(ticket, waker) {
+        match session.wake_when_settled(ticket, waker) {
             Settled::Committed => return true,
             Settled::Rejected => {
                 let error = Some("The store refused this run's rows.".to_owned());
                 let end = end(Reason::StoreRejected, None, error);
-                seat.session.complete(started.run, &end, Millis::now());
+                session.complete(started.run, &end, Millis::now());
                 return false;
             }
             Settled::Waiting => match wakes.recv_timeout(FOREVER) {
@@ -58,13 +178,21 @@ pub(super) fn wait_to_start(
     }
 }
 
-/// Waits until a process of before is gone.
-pub(super) fn wait_gone(gone: &Receiver<()>) {
-    // Nothing is ever sent: its end says it.
-    gone.recv().unwrap_or_default();
+impl Seat {
+    fn spawn(&self, launch: &Launch, home: &Home, session: &Session) -> Result<Agent, String> {
+        let limits = self.registry.limits();
+        let spec = LaunchSpec::new(launch, home.clone(), &self.data, limits)
+            .of_session(session.id().to_string(), self.provider.name.clone());
+        Agent::start(&self.keeper, &spec, &self.name)
+    }
 }
 
-pub(super) fn prompt_of(job: &Job) -> Prompt {
+/// How a process for this is started, but for the conversation that it would go on with.
+pub(super) fn launch_key(seat: &Seat, job: &Job) -> Launch {
+    seat.provider.launch(&Prompt { native_id: None, ..prompt_of(job) })
+}
+
+fn prompt_of(job: &Job) -> Prompt {
     Prompt {
         content: job.content.clone(),
         options: job.options.clone(),

@@ -1,11 +1,15 @@
-//! One run's turn as the worker folds it: records in, events out, with what each changes.
+//! An agent's conversation as the worker folds it: records in, events out, with what each changes.
 //!
-//! Pure but for the clock that is passed in. Must not know threads, channels or locks.
+//! Pure, and a value that a checkpoint saves. Must not know threads, channels or locks.
 
 use std::collections::{BTreeSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits;
-use crate::provider::{Adapter, Ending, Exit, Origin, Output, Record, RecordBody, Write};
+use crate::provider::{
+    Adapter, Decision, Ending, Exit, Origin, Output, Record, RecordBody, Write,
+};
 use crate::registry::{request_id, synthetic_result};
 use crate::run::change::Mark;
 use crate::run::event::{CancelReason, ErrorSource, Event};
@@ -13,14 +17,17 @@ use crate::run::id::{Millis, NativeId, RequestId, RunId};
 
 /// An event that waits to be appended.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Staged {
-    pub(super) at: Millis,
-    pub(super) event: Event,
-    pub(super) mark: Option<Mark>,
+pub struct Staged {
+    /// Its record's time.
+    pub at: Millis,
+    /// What happened.
+    pub event: Event,
+    /// What it changes.
+    pub mark: Option<Mark>,
     /// Only if this request still waits for its answer when the event is appended.
-    pub(super) if_open: Option<RequestId>,
+    pub if_open: Option<RequestId>,
     /// On the last event of a record: the record's end offset.
-    pub(super) record_end: Option<u64>,
+    pub record_end: Option<u64>,
 }
 
 impl Staged {
@@ -49,8 +56,8 @@ impl Staged {
 const ENVELOPE_BYTES: usize = 300;
 
 /// What a fold asks of the worker beside events.
-#[derive(Debug, PartialEq)]
-pub(super) enum Effect {
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
     /// An automatic reply to the agent.
     Reply(Write),
     /// The agent named its conversation.
@@ -61,42 +68,95 @@ pub(super) enum Effect {
     Exited(Exit),
 }
 
-/// The state of a run's turn.
-#[derive(Debug)]
-pub(super) struct Turn {
+/// An agent's conversation and the turn that is on: what a checkpoint saves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Turn {
+    /// The newest run that the agent served.
     run: RunId,
+    /// Whether that run is on.
+    on: bool,
     adapter: Adapter,
+    /// Who began the agent's turn that is on, inside of the run.
+    inner: Origin,
+    /// Who began the run: its end is the terminal of a turn of that origin.
     origin: Origin,
     /// Tool calls without a result, oldest first, and those that had one.
     open_tools: VecDeque<String>,
     closed_tools: BTreeSet<String>,
     open_requests: VecDeque<RequestId>,
     /// The end of what the agent wrote to stderr.
-    stderr: Vec<u8>,
+    stderr: String,
+    /// What the keeper decided by itself, if it stopped the agent.
+    stopped_by_keeper: Option<Decision>,
     /// What the agent last called its conversation. Kept to take it out of stderr (I10).
     native: Option<NativeId>,
-    /// What the agent did after its run's end: counted, not logged.
+    /// What the agent did outside of any run: counted, not logged.
+    #[serde(skip)]
     pub(super) late_events: u64,
 }
 
 impl Turn {
-    /// `native` is the conversation that the process goes on with, if it goes on with one.
-    pub(super) const fn new(run: RunId, adapter: Adapter, native: Option<NativeId>) -> Self {
+    /// For a run that a prompt began. `native` is the conversation that the process goes on with,
+    /// if it goes on with one.
+    #[must_use]
+    pub const fn new(run: RunId, adapter: Adapter, native: Option<NativeId>) -> Self {
         Self {
             run,
+            on: true,
             adapter,
+            inner: Origin::User,
             origin: Origin::User,
             open_tools: VecDeque::new(),
             closed_tools: BTreeSet::new(),
             open_requests: VecDeque::new(),
-            stderr: Vec::new(),
+            stderr: String::new(),
+            stopped_by_keeper: None,
             native,
             late_events: 0,
         }
     }
 
-    pub(super) const fn adapter(&self) -> &Adapter {
+    /// The next run of the same process begins.
+    pub fn begin(&mut self, run: RunId, origin: Origin) {
+        self.run = run;
+        self.on = true;
+        self.origin = origin;
+        self.inner = origin;
+        self.open_tools.clear();
+        self.closed_tools.clear();
+        self.open_requests.clear();
+        self.stderr.clear();
+    }
+
+    /// The run has its end; the process may go on.
+    pub fn end(&mut self) {
+        self.on = false;
+        self.open_tools.clear();
+        self.open_requests.clear();
+    }
+
+    /// The newest run that the agent served.
+    #[must_use]
+    pub const fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// Whether that run is on.
+    #[must_use]
+    pub const fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// The dialect, and how far it got.
+    #[must_use]
+    pub const fn adapter(&self) -> &Adapter {
         &self.adapter
+    }
+
+    /// What the agent last called its conversation.
+    #[must_use]
+    pub const fn native(&self) -> Option<&NativeId> {
+        self.native.as_ref()
     }
 
     /// Whether a person's answer is waited for.
@@ -109,19 +169,40 @@ impl Turn {
         self.open_requests.retain(|open| open != request);
     }
 
-    /// Folds one record: events are added to `staged`, the rest is given back. What follows the
-    /// turn's end in the same record stays out of the log.
-    pub(super) fn fold(&mut self, record: &Record, staged: &mut VecDeque<Staged>) -> Vec<Effect> {
-        if let RecordBody::Err(line) = &record.body {
-            self.keep_stderr(line);
+    /// Only these requests wait.
+    pub(super) fn keep_open(&mut self, is_open: impl Fn(&RequestId) -> bool) {
+        self.open_requests.retain(is_open);
+    }
+
+    /// What a record means to the dialect. `stage` is to follow, with the run that is on then.
+    pub(super) fn read(&mut self, record: &Record) -> Vec<Output> {
+        match &record.body {
+            RecordBody::Err(line) => self.keep_stderr(line),
+            RecordBody::Decision(decision) => self.stopped_by_keeper = Some(*decision),
+            _ => {}
         }
+        self.adapter.fold(record)
+    }
+
+    /// Makes events of a record's outputs: they are added to `staged`, the rest is given back.
+    /// What follows the turn's end in the same record stays out of the log; so does what happens
+    /// outside of any run, background tasks' reports excepted: the next run tells them.
+    pub(super) fn stage(
+        &mut self,
+        record: &Record,
+        outputs: Vec<Output>,
+        staged: &mut VecDeque<Staged>,
+    ) -> Vec<Effect> {
         let mut effects = Vec::new();
-        let mut ended = false;
-        for output in self.adapter.fold(record) {
+        let mut ended = !self.on;
+        for output in outputs {
             match output {
-                Output::TurnStarted(origin) => self.origin = origin,
+                Output::TurnStarted(origin) => self.inner = origin,
+                Output::Event(event @ Event::TaskNotification { .. }) if !self.on => {
+                    staged.push_back(Staged::new(record.at, event, None));
+                }
                 Output::Event(_) | Output::PermissionGone { .. } if ended => self.late_events += 1,
-                Output::Event(event) => self.stage(record.at, event, staged),
+                Output::Event(event) => self.stage_event(record.at, event, staged),
                 Output::PermissionGone { request_id, reason } => {
                     self.withdraw(record.at, &request_id, reason, staged);
                 }
@@ -132,11 +213,11 @@ impl Turn {
                 }
                 Output::Write(write) => effects.push(Effect::Reply(write)),
                 // Only the terminal of its own turn completes a run.
-                Output::TurnEnded(ending) if self.origin == Origin::User => {
+                Output::TurnEnded(ending) if self.inner == self.origin && !ended => {
                     ended = true;
                     effects.push(Effect::TurnEnded(ending));
                 }
-                Output::TurnEnded(_) => self.origin = Origin::User,
+                Output::TurnEnded(_) => self.inner = self.origin,
             }
         }
         if let RecordBody::Exit(exit) = record.body {
@@ -145,17 +226,29 @@ impl Turn {
         effects
     }
 
-    /// The run is over: counts what the agent still says.
-    pub(super) fn fold_late(&mut self, record: &Record) {
+    /// Both at once, for a record in the midst of a run.
+    #[cfg(test)]
+    fn fold(&mut self, record: &Record, staged: &mut VecDeque<Staged>) -> Vec<Effect> {
+        let outputs = self.read(record);
+        self.stage(record, outputs, staged)
+    }
+
+    /// Nobody will tell what the agent still says: it is counted.
+    pub(super) fn read_late(&mut self, record: &Record) {
         let outputs = self.adapter.fold(record);
         let events = outputs.iter().filter(|output| matches!(output, Output::Event(_)));
         self.late_events += events.count() as u64;
     }
 
+    /// The keeper's own decision to stop the agent, if it made one.
+    pub(super) const fn stopped_by_keeper(&self) -> Option<Decision> {
+        self.stopped_by_keeper
+    }
+
     /// The end of what the agent wrote to stderr, without terminal escapes and without the native
     /// id that it named (I10); `None` if nothing.
     pub(super) fn stderr_tail(&self) -> Option<String> {
-        let mut text = strip_escapes(&String::from_utf8_lossy(&self.stderr));
+        let mut text = strip_escapes(&self.stderr);
         if let Some(NativeId(id)) = &self.native {
             text = without_id(&text, id);
         }
@@ -163,7 +256,7 @@ impl Turn {
         (!text.is_empty()).then(|| text.to_owned())
     }
 
-    fn stage(&mut self, at: Millis, mut event: Event, staged: &mut VecDeque<Staged>) {
+    fn stage_event(&mut self, at: Millis, mut event: Event, staged: &mut VecDeque<Staged>) {
         let mark = if let Event::PermissionRequest(request) = &mut event {
             let id = request_id(self.run, &request.request_id);
             request.request_id.clone_from(&id.0);
@@ -243,10 +336,11 @@ impl Turn {
 
     fn keep_stderr(&mut self, line: &[u8]) {
         let keep = &line[line.len().saturating_sub(limits::STDERR_TAIL_BYTES)..];
-        self.stderr.extend_from_slice(keep);
-        self.stderr.push(b'\n');
+        self.stderr.push_str(&String::from_utf8_lossy(keep));
+        self.stderr.push('\n');
         let excess = self.stderr.len().saturating_sub(limits::STDERR_TAIL_BYTES);
-        self.stderr.drain(..excess);
+        let cut = self.stderr.ceil_char_boundary(excess);
+        self.stderr.drain(..cut);
     }
 }
 

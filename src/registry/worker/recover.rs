@@ -1,0 +1,230 @@
+//! The agents of a gateway before this one: followed on, finished, or told to be lost.
+//!
+//! A keeper that is alive is attached to; of one that is gone the journal is read to its end; a run
+//! whose process was never started is started now. The fold begins at the checkpoint, brings its
+//! state forward to the last durable record, and goes on as if nothing had been.
+
+use super::process::Agent;
+use super::saved::{Body, Purpose, Saved};
+use super::turn::Turn;
+use super::{Fold, Seat, Stage, Worker, after, bell, ending::sweep, forget_home, foreign};
+use crate::keeper::{AttachError, Home};
+use crate::provider::{Adapter, Launch, Origin};
+use crate::registry::session::Session;
+use crate::registry::worker::start::launch_key;
+use crate::registry::{AgentPermit, Job, Started, end};
+use crate::run::change::Change;
+use crate::run::event::Reason;
+use crate::run::id::{Millis, RunId};
+use crate::run::wake::Waker;
+use crate::store::{OpenRun, RunStatus, StoredAgent};
+use crate::sync::Arc;
+
+/// An agent of before the restart.
+#[derive(Debug)]
+pub(in crate::registry) struct Recovered {
+    pub(in crate::registry) session: Arc<Session>,
+    pub(in crate::registry) stored: StoredAgent,
+    pub(in crate::registry) home: Home,
+    /// What its newest run is to do, if a prompt began that.
+    pub(in crate::registry) job: Option<Job>,
+    pub(in crate::registry) permit: AgentPermit,
+}
+
+/// Takes the agent over. `None`: nothing is left to do, or to serve.
+pub(super) fn recover(seat: &Seat, recovered: Recovered) -> Option<Worker<'_>> {
+    let run = recovered.stored.newest.id;
+    let agent = recovered.stored.agent;
+    seat.serving.replace(Some((recovered.session.clone(), run, agent)));
+    let alive = recovered.home.is_alive().unwrap_or_else(|error| {
+        tracing::warn!(%error, %run, "whether a keeper is alive cannot be told");
+        false
+    });
+    if !alive && recovered.home.info().is_none() {
+        return start_or_lose(seat, recovered);
+    }
+    let saved = match saved(&recovered.stored) {
+        Ok(saved) => saved,
+        Err(error) => {
+            let why = format!("What this gateway saved of its agent cannot be read: {error}.");
+            return lose(&recovered, &why);
+        }
+    };
+    let from = recovered.stored.checkpoint.as_ref().map_or(0, |(offset, _)| *offset);
+    let process = if alive {
+        match Agent::attach(&recovered.home, from, &seat.name) {
+            Err(AttachError::Gone) => Agent::left(&recovered.home, from, &seat.name),
+            other => other,
+        }
+    } else {
+        Agent::left(&recovered.home, from, &seat.name)
+    };
+    match process {
+        Ok(process) => Some(resume(seat, recovered, saved, process, from)),
+        Err(AttachError::OtherVersion { protocol, version, pid }) => {
+            tracing::warn!(
+                %run, protocol, version, pid,
+                "an agent's keeper is of another version; the agent is left alone until it ends"
+            );
+            foreign::watch(seat, &recovered, pid, &version);
+            None
+        }
+        Err(error) => lose(&recovered, &format!("The agent's journal cannot be used: {error}.")),
+    }
+}
+
+/// No process was ever started, or nothing is left that could say so.
+fn start_or_lose(seat: &Seat, recovered: Recovered) -> Option<Worker<'_>> {
+    let Recovered { session, stored, home, job, permit } = recovered;
+    // A keeper that was just born may still be about to start its agent.
+    sweep(stored.agent);
+    forget_home(&home);
+    let Some(open) = &stored.open else {
+        session.note(Change::AgentEnded { agent: stored.agent, at: Millis::now() });
+        return None;
+    };
+    let first = first_command(&stored, open.run.id);
+    let untouched = open.offset == 0 && (stored.last_n == 0 || first.is_some());
+    match job.filter(|_| untouched) {
+        Some(job) => {
+            tracing::info!(run = %open.run.id, "a run that was accepted before the restart starts");
+            let started = Started {
+                run: open.run.id,
+                ordinal: open.run.ordinal,
+                agent: stored.agent,
+                at: open.run.started_at,
+                ticket: 0,
+                job,
+                permit,
+            };
+            Worker::start(seat, session, started, first.map(|body| body.write))
+        }
+        None => {
+            let why = "The agent and what it said since are gone.";
+            end_as_lost(&session, open, why);
+            None
+        }
+    }
+}
+
+fn first_command(stored: &StoredAgent, run: RunId) -> Option<Body> {
+    let first = stored.commands.iter().find(|command| command.n == 1 && command.run == run)?;
+    serde_json::from_slice(&first.body).ok()
+}
+
+fn lose<'a>(recovered: &Recovered, why: &str) -> Option<Worker<'a>> {
+    sweep(recovered.stored.agent);
+    if let Some(open) = &recovered.stored.open {
+        end_as_lost(&recovered.session, open, why);
+    }
+    let ended = Change::AgentEnded { agent: recovered.stored.agent, at: Millis::now() };
+    recovered.session.note(ended);
+    forget_home(&recovered.home);
+    None
+}
+
+pub(super) fn end_as_lost(session: &Session, open: &OpenRun, why: &str) {
+    let run = open.run.id;
+    tracing::error!(%run, why, "an agent of before the restart is lost");
+    let end = end(Reason::AgentLost, None, Some(why.to_owned()));
+    session.complete(run, &end, Millis::now());
+}
+
+fn saved(stored: &StoredAgent) -> Result<Option<Saved>, serde_json::Error> {
+    stored.checkpoint.as_ref().map(|(_, state)| serde_json::from_slice(state)).transpose()
+}
+
+fn resume(
+    seat: &Seat,
+    recovered: Recovered,
+    saved: Option<Saved>,
+    process: Agent,
+    from: u64,
+) -> Worker<'_> {
+    let Recovered { session, stored, home, job, permit } = recovered;
+    let (bell, wakes) = bell();
+    let waker = Waker::new(Box::new(bell));
+    let run = stored.newest.id;
+    session.attach_worker(run, waker.clone());
+    let key = match (&saved, &job) {
+        (Some(saved), _) => saved.launch.clone(),
+        (None, Some(job)) => launch_key(seat, job),
+        (None, None) => Launch::default(),
+    };
+    let next_n = saved.as_ref().map_or(1, |saved| saved.next_n).max(stored.last_n + 1);
+    let turn = turn_of(seat, &session, &stored, saved);
+    let fold = Fold::resume(turn, from, stored.offset, stored.causes.iter().copied());
+    let ids = (run, stored.agent);
+    let mut worker =
+        Worker::new(seat, session, ids, fold, (process, home, key), (waker, wakes));
+    worker.permit = Some(permit);
+    worker.next_n = next_n;
+    worker.recovering = Some(0);
+    worker.answers = stored.answers.clone();
+    worker.send_again(&stored);
+    let ours = worker.session.running() == Some(run);
+    let rests = !worker.fold.turn().adapter().ends_stdin_with_turn();
+    match &stored.open {
+        Some(_) => {}
+        // Another run waits for its own process already, or this one serves one run only.
+        None if ours || !rests || worker.session.running().is_some() => worker.end_now(),
+        None => {
+            seat.idle();
+            worker.stage = Stage::Idle { until: after(seat.registry.limits().agent_idle_ms) };
+        }
+    }
+    worker
+}
+
+/// The state at the checkpoint, made to fit the agent's newest run.
+fn turn_of(seat: &Seat, session: &Session, stored: &StoredAgent, saved: Option<Saved>) -> Turn {
+    let newest = &stored.newest;
+    let origin = if newest.origin == "agent" { Origin::Agent } else { Origin::User };
+    let mut turn = match saved {
+        Some(saved) => saved.turn,
+        None => {
+            Turn::new(newest.id, Adapter::new(seat.provider.kind), session.row().native_id)
+        }
+    };
+    if turn.run() != newest.id {
+        turn.begin(newest.id, origin);
+    }
+    if newest.status == RunStatus::Completed {
+        turn.end();
+    }
+    turn
+}
+
+impl Worker<'_> {
+    /// What was recorded and is not known to be delivered: the keeper knows by the numbers what it
+    /// has.
+    fn send_again(&mut self, stored: &StoredAgent) {
+        for command in &stored.commands {
+            let Ok(Body { write, purpose }) = serde_json::from_slice(&command.body) else {
+                tracing::error!(run = %command.run, n = command.n, "a command cannot be read");
+                continue;
+            };
+            let open = stored.open.as_ref().filter(|open| open.run.id == command.run);
+            let purpose = match (purpose, open) {
+                (Purpose::Reply, _) => Purpose::Reply,
+                // Its run is over: nobody waits for it.
+                (_, None) => continue,
+                (Purpose::Answer(resolved), Some(open)) => {
+                    let waits = open
+                        .permissions
+                        .iter()
+                        .any(|permission| permission.request.0 == resolved.request_id);
+                    // That it was delivered is in the log already.
+                    if waits { Purpose::Answer(resolved) } else { Purpose::Reply }
+                }
+                (other, Some(_)) => other,
+            };
+            if purpose == Purpose::Prompt {
+                self.prompt_n = Some(command.n);
+            }
+            self.sent.insert(command.n, (command.run, purpose));
+            // Of a keeper that is gone the journal says what it wrote.
+            drop(self.agent.write(command.n, write.bytes, write.close));
+        }
+    }
+}
