@@ -1,39 +1,55 @@
-//! Who starts agents: knows the providers and gives each run its worker thread.
+//! Who starts agents: knows the providers and gives each session's runs to its worker's thread.
 //!
-//! A session has at most one agent process: a run's worker waits until the one before it has seen
-//! its process out. Must not know what a line means or who is connected.
+//! A session has at most one agent process and one thread that sees to it; a run that comes while
+//! that is busy waits there. Must not know what a line means or who is connected.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, SendError, Sender, unbounded};
 use serde_json::{Map, Value};
 
-use crate::keeper::DataTag;
+use crate::keeper::{DataTag, Home};
 use crate::provider::Provider;
-use crate::registry::worker;
-use crate::registry::{Crew, Job, Refusal, RefusalCode, Registry, Session, Started, end};
+use crate::registry::worker::{self, Job, Next, Recovered, Seat};
+use crate::registry::{self, Crew, Refusal, RefusalCode, Registry, Session, Started, end};
 use crate::run::change::SessionRow;
 use crate::run::event::Reason;
 use crate::run::id::{Millis, SessionId};
+use crate::store::StoredAgent;
 use crate::sync::{Arc, Mutex};
 
 /// The workers of this process.
+#[derive(Clone, Debug)]
+pub struct Workers(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Workers {
+struct Inner {
     providers: BTreeMap<String, Arc<Provider>>,
-    /// The data directory, where agents' keepers live.
+    /// The data directory and its tag.
     dir: PathBuf,
     data: DataTag,
     /// The program that serves as keeper: this one.
     keeper: PathBuf,
-    /// Of each session's newest worker: it disconnects when that worker's process is gone.
-    gone: Mutex<BTreeMap<SessionId, Receiver<()>>>,
+    seats: Arc<Seats>,
+}
+
+/// Which sessions have a worker's thread, and how to reach it.
+#[derive(Debug, Default)]
+pub(super) struct Seats(Mutex<BTreeMap<SessionId, Taken>>);
+
+#[derive(Debug)]
+struct Taken {
+    inbox: Sender<Next>,
+    /// Since when its agent is idle, if it is.
+    idle_since: Option<Instant>,
 }
 
 impl Workers {
-    /// Workers for these providers. `dir` is the data directory, `data` the tag that its processes
-    /// carry, `keeper` this program.
+    /// Workers for these providers, with homes in the data directory `dir`. `data` tags their
+    /// processes, `keeper` is this program.
     #[must_use]
     pub fn new(
         providers: BTreeMap<String, Provider>,
@@ -43,7 +59,144 @@ impl Workers {
     ) -> Self {
         let providers =
             providers.into_iter().map(|(name, provider)| (name, Arc::new(provider))).collect();
-        Self { providers, dir, data, keeper, gone: Mutex::new(BTreeMap::new()) }
+        Self(Arc::new(Inner { providers, dir, data, keeper, seats: Arc::default() }))
+    }
+
+    /// Takes an agent of before the restart over. Its session is in memory; `head` is the whole
+    /// `run_started` of the run that it is in.
+    pub(super) fn recover(
+        &self,
+        registry: &Arc<Registry>,
+        session: &Arc<Session>,
+        (stored, home): (StoredAgent, Home),
+        head: Option<&[u8]>,
+    ) {
+        let row = session.row();
+        let job = head.and_then(prompt_of).and_then(|(content, options)| {
+            let job = self.prepare(&row, &content, &options);
+            job.inspect_err(|refusal| {
+                tracing::warn!(run = %stored.newest.id, %refusal, "a prompt cannot be served again");
+            })
+            .ok()
+        });
+        let permit = registry.extra_permit();
+        let lost = stored.open.as_ref().map(|open| open.run.id);
+        let recovered = Recovered { session: session.clone(), stored, home, job, permit };
+        if let Err(why) = self.give(registry, session, Job::Recovered(Box::new(recovered)))
+            && let Some(run) = lost
+        {
+            session.complete(run, &end(Reason::AgentLost, None, Some(why)), Millis::now());
+        }
+    }
+
+    /// Every agent is to end: idle ones now, others with their runs.
+    pub fn close_all(&self) {
+        self.0.seats.close_all();
+    }
+
+    /// Whether no worker has anything to do with a process any more.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.seats.0.lock().is_empty()
+    }
+
+    /// Hands a job to the session's thread, which is started if there is none.
+    fn give(
+        &self,
+        registry: &Arc<Registry>,
+        session: &Arc<Session>,
+        job: Job,
+    ) -> Result<(), String> {
+        let inner = &self.0;
+        let id = session.id();
+        let provider = session.row().provider;
+        let Some(provider) = inner.providers.get(&provider).cloned() else {
+            return Err(format!("The provider `{provider}` is not configured any more."));
+        };
+        let mut seats = inner.seats.0.lock();
+        let job = match seats.get(&id) {
+            None => job,
+            Some(taken) => match taken.inbox.send(Next::Job(job)) {
+                Ok(()) => return Ok(()),
+                // Its thread has panicked: nobody reads there any more.
+                Err(SendError(Next::Job(job))) => job,
+                Err(SendError(Next::Close)) => return Ok(()),
+            },
+        };
+        let (sender, inbox) = unbounded();
+        seats.insert(id, Taken { inbox: sender, idle_since: None });
+        drop(seats);
+        let name = id.to_string();
+        let seat = Seat {
+            registry: registry.clone(),
+            provider,
+            data: inner.data.clone(),
+            dir: inner.dir.clone(),
+            keeper: inner.keeper.clone(),
+            session: id,
+            name: name[name.len() - 8..].to_owned(),
+            seats: inner.seats.clone(),
+            inbox,
+            queue: RefCell::default(),
+            serving: RefCell::default(),
+        };
+        worker::spawn(seat, job).map_err(|error| {
+            inner.seats.0.lock().remove(&id);
+            format!("No thread could be started for this run: {error}")
+        })
+    }
+}
+
+impl Seats {
+    /// A session's thread has nothing to do: what came meanwhile, or `None`, and its seat is gone.
+    pub(super) fn leave(&self, session: SessionId, inbox: &Receiver<Next>) -> Option<Next> {
+        let mut seats = self.0.lock();
+        // Under the lock under which jobs are given: none is left behind.
+        let next = inbox.try_recv().ok();
+        if next.is_none() {
+            seats.remove(&session);
+        }
+        next
+    }
+
+    /// Since when a session's agent is idle; `None`: it is not.
+    pub(super) fn idle(&self, session: SessionId, since: Option<Instant>) {
+        if let Some(taken) = self.0.lock().get_mut(&session) {
+            taken.idle_since = since;
+        }
+    }
+
+    fn close_all(&self) {
+        for taken in self.0.lock().values() {
+            taken.close();
+        }
+    }
+
+    fn close(&self, session: SessionId) {
+        if let Some(taken) = self.0.lock().get(&session) {
+            taken.close();
+        }
+    }
+
+    /// Whether the session has a thread, or the longest idle agent was told to end.
+    fn make_room(&self, session: SessionId) -> bool {
+        let mut seats = self.0.lock();
+        if seats.contains_key(&session) {
+            return true;
+        }
+        let idle = seats.values_mut().filter(|taken| taken.idle_since.is_some());
+        let Some(longest) = idle.min_by_key(|taken| taken.idle_since) else { return false };
+        // Nobody chooses it twice.
+        longest.idle_since = None;
+        longest.close();
+        true
+    }
+}
+
+impl Taken {
+    fn close(&self) {
+        // Its thread may have panicked.
+        self.inbox.send(Next::Close).unwrap_or_default();
     }
 }
 
@@ -53,9 +206,10 @@ impl Crew for Workers {
         session: &SessionRow,
         content: &str,
         options: &Map<String, Value>,
-    ) -> Result<Job, Refusal> {
-        let Some(provider) = self.providers.get(&session.provider) else {
-            let known = self.providers.keys().cloned().collect::<Vec<_>>().join(", ");
+    ) -> Result<registry::Job, Refusal> {
+        let providers = &self.0.providers;
+        let Some(provider) = providers.get(&session.provider) else {
+            let known = providers.keys().cloned().collect::<Vec<_>>().join(", ");
             return Err(Refusal::new(
                 RefusalCode::UnsupportedProvider,
                 format!("There is no provider `{}` here; there are: {known}.", session.provider),
@@ -64,7 +218,7 @@ impl Crew for Workers {
         provider
             .check(options)
             .map_err(|why| Refusal::new(RefusalCode::InvalidField, format!("options: {why}")))?;
-        Ok(Job {
+        Ok(registry::Job {
             content: content.to_owned(),
             options: options.clone(),
             cwd: confine(Path::new(&session.project_path), options.get("cwd"))?,
@@ -73,36 +227,33 @@ impl Crew for Workers {
     }
 
     fn start(&self, registry: &Arc<Registry>, session: &Arc<Session>, started: Started) {
-        let Some(provider) = self.providers.get(&session.row().provider).cloned() else {
-            // `prepare` has just found it, and providers do not change.
-            return;
-        };
-        let (alive, gone) = bounded(0);
-        let before = {
-            let mut map = self.gone.lock();
-            map.retain(|_, gone| !is_disconnected(gone));
-            map.insert(session.id(), gone)
-        };
         let run = started.run;
-        let seat = worker::Seat {
-            registry: registry.clone(),
-            session: session.clone(),
-            provider,
-            dir: self.dir.clone(),
-            data: self.data.clone(),
-            keeper: self.keeper.clone(),
-            before,
-            alive,
-        };
-        if let Err(error) = worker::spawn(seat, started) {
-            let error = format!("No thread could be started for this run: {error}");
+        let job = Job::Run { session: session.clone(), started };
+        if let Err(error) = self.give(registry, session, job) {
             session.complete(run, &end(Reason::InternalError, None, Some(error)), Millis::now());
         }
     }
+
+    fn make_room(&self, session: SessionId) -> bool {
+        self.0.seats.make_room(session)
+    }
+
+    fn dismiss(&self, session: SessionId) {
+        self.0.seats.close(session);
+    }
 }
 
-fn is_disconnected(gone: &Receiver<()>) -> bool {
-    matches!(gone.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
+/// What the prompt of a run said, if a prompt began it.
+fn prompt_of(head: &[u8]) -> Option<(String, Map<String, Value>)> {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        origin: String,
+        content: String,
+        #[serde(default)]
+        options: Map<String, Value>,
+    }
+    let head: Head = serde_json::from_slice(head).ok()?;
+    (head.origin == "user").then_some((head.content, head.options))
 }
 
 /// The run's working directory: the project's, or a place in it.

@@ -4,19 +4,19 @@
 //! Must not know HTTP, WebSocket or the command line.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::keeper::{self, DataTag};
+use crate::keeper::{self, DataTag, Home};
 use crate::limits::{self, Limits};
 use crate::provider::Provider;
-use crate::registry::{Completed, Mode, Persist, Reading, Registry, Round, Workers, Writing, end};
-use crate::run::event::{By, ByKind, Reason};
-use crate::run::id::Millis;
+use crate::registry::{Mode, Persist, Reading, Registry, Round, Workers, Writing};
+use crate::run::event::{By, ByKind};
+use crate::run::id::{AgentId, Millis, Seq};
 use crate::run::wake::{Bell, Waker};
 use crate::store::{self, Keep, OpenOptions, Readers, Store, Writer};
 use crate::sync::Arc;
@@ -26,6 +26,8 @@ use crate::sync::Arc;
 pub struct Engine {
     registry: Arc<Registry>,
     readers: Arc<Readers>,
+    workers: Workers,
+    dir: PathBuf,
     stopping: Arc<AtomicBool>,
     bell: Sender<()>,
     store: Option<JoinHandle<Result<(), Fatal>>>,
@@ -52,8 +54,8 @@ pub enum EngineError {
 pub struct Fatal(pub String);
 
 impl Engine {
-    /// Opens the data directory, ends what the last gateway left running (I9, I21), and starts the
-    /// store thread. When this returns, prompts can be taken.
+    /// Opens the data directory, starts the store thread, and takes over what the last gateway
+    /// left running; what has no keeper any more is ended (I9, I21). When this returns, prompts can be taken.
     ///
     /// # Errors
     /// See `EngineError`; nothing runs then.
@@ -66,21 +68,15 @@ impl Engine {
         let (writer, readers) = Store::open(dir, options)?;
         let readers = Arc::new(readers);
         let data = DataTag::of(dir)?;
-        sweep_leftovers(&data)?;
-        for home in keeper::homes(dir)? {
-            home.remove()?;
-        }
+        let homes = keeper::homes(dir)?;
+        sweep_leftovers(&data, &homes)?;
         let (bell, rings) = bounded(1);
         let waker = Waker::new(Box::new(StoreBell(bell.clone())));
         let shelf = Arc::new(Reading(readers.clone()));
         let registry =
             Arc::new(Registry::new(limits.clone(), readers.epoch(), shelf, waker.clone()));
-        registry.set_crew(Box::new(Workers::new(
-            providers,
-            dir.to_owned(),
-            data,
-            keeper::program()?,
-        )));
+        let workers = Workers::new(providers, dir.to_owned(), data, keeper::program()?);
+        registry.set_crew(Box::new(workers.clone()));
         let stopping = Arc::new(AtomicBool::new(false));
         let (report, fatal) = bounded(1);
         let keeping = Keeping {
@@ -93,8 +89,10 @@ impl Engine {
         let store = thread::Builder::new()
             .name("store".into())
             .spawn(move || keep_store(keeping, &report))?;
-        let engine = Self { registry, readers, stopping, bell, store: Some(store), fatal };
-        engine.recover()?;
+        let dir = dir.to_owned();
+        let store = Some(store);
+        let engine = Self { registry, readers, workers, dir, stopping, bell, store, fatal };
+        engine.recover(homes)?;
         Ok(engine)
     }
 
@@ -116,7 +114,16 @@ impl Engine {
         &self.fatal
     }
 
-    /// Stops all runs; `true` once each has its `complete` and is durable, `false` at the deadline.
+    /// Nothing new begins, and agents live on without us; `true` once all that was logged is
+    /// durable, `false` at the deadline.
+    #[must_use]
+    pub fn let_go(&self, deadline: Instant) -> bool {
+        self.registry.close(Mode::Keep);
+        wait_until(deadline, || self.is_durable())
+    }
+
+    /// Stops all runs and all agents; `true` once each run has its `complete`, all is durable and
+    /// no agent is left, `false` at the deadline, at which what is left is killed.
     #[must_use]
     pub fn abort_all(&self, deadline: Instant) -> bool {
         self.registry.close(Mode::Abort);
@@ -125,10 +132,22 @@ impl Engine {
             // Refused: it has ended meanwhile.
             drop(self.registry.abort(session, Some(run), &by, Millis::now()));
         }
-        wait_until(deadline, || {
-            self.registry.running().is_empty()
-                && self.registry.loaded().iter().all(|session| !session.has_undurable())
-        })
+        self.workers.close_all();
+        let ended = wait_until(deadline, || {
+            self.registry.running().is_empty() && self.is_durable() && self.workers.is_empty()
+        });
+        if !ended && let Err(error) = self.kill_all() {
+            tracing::error!(%error, "what is left of the agents cannot be killed");
+        }
+        ended
+    }
+
+    fn kill_all(&self) -> Result<(), EngineError> {
+        sweep_leftovers(&DataTag::of(&self.dir)?, &[])
+    }
+
+    fn is_durable(&self) -> bool {
+        self.registry.loaded().iter().all(|session| !session.has_undurable())
     }
 
     /// Commits what is left, closes the store and ends its thread.
@@ -146,36 +165,59 @@ impl Engine {
         }
     }
 
-    /// Runs of before the restart: each gets its one `complete` before anything is served (I9).
-    fn recover(&self) -> Result<(), EngineError> {
+    /// Agents of before the restart are taken over; a run whose agent is gone gets its one
+    /// `complete` before anything is served (I9).
+    fn recover(&self, homes: Vec<Home>) -> Result<(), EngineError> {
         let failed = |error: &dyn std::fmt::Display| EngineError::Recover(error.to_string());
-        let open = self.readers.open_runs().map_err(|error| failed(&error))?;
-        for run in &open {
-            let (session, id) = (run.run.session, run.run.id);
-            let session = self.registry.recover(session).map_err(|error| failed(&error))?;
-            let error = "The gateway stopped while this run was on, and its agent with it.";
-            let end = end(Reason::AgentLost, None, Some(error.to_owned()));
-            if session.complete(id, &end, Millis::now()) == Completed::Won {
-                tracing::info!(run = %id, "a run of before the restart ends as agent_lost");
-            }
+        let mut agents: BTreeMap<AgentId, Home> =
+            homes.into_iter().map(|home| (home.agent(), home)).collect();
+        for open in self.readers.open_runs().map_err(|error| failed(&error))? {
+            agents.entry(open.agent).or_insert_with(|| Home::of(&self.dir, open.agent));
         }
-        let deadline = Instant::now() + Duration::from_millis(limits::RECOVER_MS.unsigned_abs());
-        let durable = wait_until(deadline, || {
-            self.registry.loaded().iter().all(|session| !session.has_undurable())
-        });
-        if !durable {
-            // They become durable, and visible, once the store can write.
-            tracing::warn!("the store cannot write; runs of before the restart end when it can");
+        let mut left = 0;
+        for (agent, home) in agents {
+            let stored = self.readers.agent(agent).map_err(|error| failed(&error))?;
+            let Some(stored) = stored else {
+                // Its session is deleted, or its run never became durable.
+                forget(&home)?;
+                continue;
+            };
+            let session = self.registry.recover(stored.session).map_err(|error| failed(&error))?;
+            let head = match &stored.open {
+                Some(open) => self
+                    .readers
+                    .event_whole(open.run.id, Seq(0))
+                    .map_err(|error| failed(&error))?,
+                None => None,
+            };
+            left += 1;
+            self.workers.recover(&self.registry, &session, (stored, home), head.as_deref());
+        }
+        if left > 0 {
+            tracing::info!(agents = left, "agents of before the restart are taken over");
         }
         Ok(())
     }
 }
 
-/// Ends the agents and keepers that a gateway of this data directory left behind.
-fn sweep_leftovers(data: &DataTag) -> Result<(), EngineError> {
-    let swept = keeper::sweep(data, &[])?;
+/// Ends an agent that nobody knows, and removes its home.
+fn forget(home: &Home) -> Result<(), EngineError> {
+    let swept = keeper::sweep_agent(home.agent())?;
+    tracing::info!(agent = %home.agent(), ?swept, "an agent without a run was still there");
+    Ok(home.remove()?)
+}
+
+/// Ends agents and keepers of this data directory that have no home, or whose keeper is gone.
+fn sweep_leftovers(data: &DataTag, homes: &[Home]) -> Result<(), EngineError> {
+    let mut kept = Vec::new();
+    for home in homes {
+        if home.is_alive()? {
+            kept.push(home.agent());
+        }
+    }
+    let swept = keeper::sweep(data, &kept)?;
     if !swept.killed.is_empty() {
-        tracing::info!(killed = ?swept.killed, "processes of the last gateway were still there");
+        tracing::info!(killed = ?swept.killed, "processes without a keeper were still there");
     }
     if !swept.left.is_empty() {
         return Err(EngineError::Recover(format!(
