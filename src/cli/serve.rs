@@ -142,8 +142,8 @@ fn stop(engine: Engine, server: Server, on_stop: OnStop, drain_ms: i64) -> Resul
     let deadline = Instant::now() + Duration::from_millis(drain_ms.unsigned_abs());
     tracing::info!(?on_stop, "stopping");
     let all_ended = match on_stop {
-        // An agent that is bound to its gateway would be lost with it: its end is written first.
-        OnStop::Keep | OnStop::Abort => engine.abort_all(deadline),
+        OnStop::Keep => engine.let_go(deadline),
+        OnStop::Abort => engine.abort_all(deadline),
     };
     let all_left = server.stop(deadline);
     engine.close()?;
