@@ -81,11 +81,15 @@ impl Workers {
         });
         let permit = registry.extra_permit();
         let lost = stored.open.as_ref().map(|open| open.run.id);
+        let agent = stored.agent;
         let recovered = Recovered { session: session.clone(), stored, home, job, permit };
-        if let Err(why) = self.give(registry, session, Job::Recovered(Box::new(recovered)))
-            && let Some(run) = lost
-        {
-            session.complete(run, &end(Reason::AgentLost, None, Some(why)), Millis::now());
+        if let Err(why) = self.give(registry, session, Job::Recovered(Box::new(recovered))) {
+            // Nobody can serve it any more (I9, I21).
+            worker::sweep(agent);
+            worker::forget_home(&Home::of(&self.0.dir, agent));
+            if let Some(run) = lost {
+                session.complete(run, &end(Reason::AgentLost, None, Some(why)), Millis::now());
+            }
         }
     }
 

@@ -188,7 +188,7 @@ impl Worker<'_> {
 }
 
 /// Kills what an agent left behind.
-pub(super) fn sweep(agent: AgentId) {
+pub(in crate::registry) fn sweep(agent: AgentId) {
     match keeper::sweep_agent(agent) {
         Ok(swept) if swept.left.is_empty() => {}
         Ok(swept) => tracing::error!(?swept, "an agent's processes cannot be killed"),

@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
-use super::ending::sweep;
 use super::recover::{Recovered, end_as_lost};
-use super::{Next, Seat, bell, forget_home};
-use crate::keeper;
+use super::{Next, Seat, bell, forget_home, sweep};
+use crate::keeper::Home;
 use crate::limits;
 use crate::registry::end;
 use crate::run::change::Change;
@@ -17,7 +16,7 @@ use crate::run::id::Millis;
 use crate::run::wake::Waker;
 
 /// Waits for the end of the keeper.
-pub(super) fn watch(seat: &Seat, recovered: &Recovered, pid: u32, version: &str) {
+pub(super) fn watch(seat: &Seat, recovered: &Recovered, version: &str) {
     let Recovered { session, stored, home, .. } = recovered;
     let run = stored.newest.id;
     let (bell, wakes) = bell();
@@ -32,9 +31,7 @@ pub(super) fn watch(seat: &Seat, recovered: &Recovered, pid: u32, version: &str)
         }
         if !told && (orders.abort.is_some() || !seat.queue.borrow().is_empty()) {
             told = true;
-            if let Err(error) = keeper::terminate(home, pid) {
-                tracing::error!(%error, pid, "a keeper of another version cannot be told to stop");
-            }
+            terminate(home);
         }
         crossbeam_channel::select! {
             recv(wakes) -> _ => {
@@ -44,7 +41,7 @@ pub(super) fn watch(seat: &Seat, recovered: &Recovered, pid: u32, version: &str)
                 Ok(Next::Job(job)) => seat.queue.borrow_mut().push_back(job),
                 Ok(Next::Close) => {
                     told = true;
-                    keeper::terminate(home, pid).unwrap_or_default();
+                    terminate(home);
                 }
                 Err(_) => return,
             },
@@ -66,4 +63,11 @@ pub(super) fn watch(seat: &Seat, recovered: &Recovered, pid: u32, version: &str)
     }
     session.note(Change::AgentEnded { agent: stored.agent, at: Millis::now() });
     forget_home(home);
+}
+
+fn terminate(home: &Home) {
+    if let Err(error) = home.terminate() {
+        let agent = home.agent();
+        tracing::error!(%error, %agent, "a keeper of another version cannot be told to stop");
+    }
 }

@@ -42,12 +42,12 @@ use crate::run::state::AnswerRequest;
 use crate::run::wake::{Bell, Waker};
 use crate::sync::Arc;
 
-use ending::sweep;
 use orders::recorded;
 use process::Agent;
 use saved::Purpose;
 
 pub use fold::Fold;
+pub(super) use ending::sweep;
 pub(super) use recover::Recovered;
 pub use turn::{Effect, Staged, Turn};
 
@@ -506,7 +506,7 @@ impl<'a> Worker<'a> {
 }
 
 /// Removes an agent's home, once nothing in it is needed.
-fn forget_home(home: &Home) {
+pub(super) fn forget_home(home: &Home) {
     if let Err(error) = home.remove() {
         tracing::warn!(%error, home = %home.path().display(), "an agent's home cannot be removed");
     }

@@ -7,7 +7,7 @@
 use super::process::Agent;
 use super::saved::{Body, Purpose, Saved};
 use super::turn::Turn;
-use super::{Fold, Seat, Stage, Worker, after, bell, ending::sweep, forget_home, foreign};
+use super::{Fold, Seat, Stage, Worker, after, bell, foreign, forget_home, sweep};
 use crate::keeper::{AttachError, Home};
 use crate::provider::{Adapter, Launch, Origin};
 use crate::registry::session::Session;
@@ -66,7 +66,7 @@ pub(super) fn recover(seat: &Seat, recovered: Recovered) -> Option<Worker<'_>> {
                 %run, protocol, version, pid,
                 "an agent's keeper is of another version; the agent is left alone until it ends"
             );
-            foreign::watch(seat, &recovered, pid, &version);
+            foreign::watch(seat, &recovered, &version);
             None
         }
         Err(error) => lose(&recovered, &format!("The agent's journal cannot be used: {error}.")),

@@ -7,7 +7,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::process::Agent;
 use super::saved::Purpose;
 use super::turn::Turn;
-use super::{FOREVER, Fold, Order, Seat, Stage, Worker, after, bell, forget_home, recorded};
+use super::{
+    FOREVER, Fold, Order, Seat, Stage, Worker, after, bell, forget_home, recorded, sweep,
+};
 use crate::keeper::{Home, LaunchSpec};
 use crate::limits;
 use crate::provider::{Adapter, Command, Launch, Origin, Prompt, Write};
@@ -51,6 +53,7 @@ impl<'a> Worker<'a> {
         let agent = match seat.spawn(&launch, &home, &session) {
             Ok(agent) => agent,
             Err(error) => {
+                sweep(started.agent);
                 let end = end(Reason::SpawnFailed, None, Some(error));
                 session.complete(run, &end, Millis::now());
                 forget_home(&home);
@@ -181,8 +184,12 @@ fn wait_to_start(
 impl Seat {
     fn spawn(&self, launch: &Launch, home: &Home, session: &Session) -> Result<Agent, String> {
         let limits = self.registry.limits();
-        let spec = LaunchSpec::new(launch, home.clone(), &self.data, limits)
-            .of_session(session.id().to_string(), self.provider.name.clone());
+        let spec = LaunchSpec {
+            session: session.id().to_string(),
+            provider: self.provider.name.clone(),
+            orphan_grace_ms: limits.orphan_grace_ms.unsigned_abs(),
+            ..LaunchSpec::new(launch, home.clone(), &self.data, limits.line_bytes_max)
+        };
         Agent::start(&self.keeper, &spec, &self.name)
     }
 }
