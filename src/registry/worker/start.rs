@@ -15,6 +15,7 @@ use crate::limits;
 use crate::provider::{Adapter, Command, Launch, Origin, Prompt, Write};
 use crate::registry::session::Session;
 use crate::registry::{Completed, Job, Started, end};
+use crate::run::change::Change;
 use crate::run::event::Reason;
 use crate::run::id::{Millis, Ordinal, RunId};
 use crate::run::log::Settled;
@@ -101,6 +102,7 @@ impl<'a> Worker<'a> {
     pub(super) fn adopt(&mut self, session: Arc<Session>, started: Started) {
         self.session = session;
         self.enter(started.run, Some(started.ordinal), Origin::User);
+        self.session.note(Change::RunAdopted { run: self.run, agent: self.agent_id });
         // It has a place already: the run's own is given back.
         self.permit.get_or_insert(started.permit);
         let prompt = prompt_of(&started.job);
