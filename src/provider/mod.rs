@@ -70,7 +70,8 @@ pub enum RecordBody {
 }
 
 /// Why a keeper stops its agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// A gateway asked for it.
     StopAsked,

@@ -184,10 +184,9 @@ impl Engine {
             };
             let session = self.registry.recover(stored.session).map_err(|error| failed(&error))?;
             let head = match &stored.open {
-                Some(open) => self
-                    .readers
-                    .event_whole(open.run.id, Seq(0))
-                    .map_err(|error| failed(&error))?,
+                Some(open) => {
+                    self.readers.event_whole(open.run.id, Seq(0)).map_err(|error| failed(&error))?
+                }
                 None => None,
             };
             left += 1;

@@ -54,6 +54,8 @@ pub use session::{
     Session, Watched,
 };
 pub use shelf::{CommitError, Disk, Gap, Kept, Loaded, Place, Shelf, ShelfError};
+#[cfg(not(any(loom, shuttle)))]
+pub use worker::{Effect, Fold, Staged, Turn};
 
 /// The registry. It lives in an `Arc`: workers hold it.
 pub struct Registry {

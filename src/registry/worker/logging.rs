@@ -111,8 +111,7 @@ impl Worker<'_> {
         }
         self.say_when_caught_up();
         let tail = self.staged.len().saturating_sub(before);
-        self.held =
-            over.filter(|_| self.fold.turn().is_on()).map(|end| Held { end, tail });
+        self.held = over.filter(|_| self.fold.turn().is_on()).map(|end| Held { end, tail });
     }
 
     fn say_when_caught_up(&mut self) {
@@ -215,7 +214,8 @@ impl Worker<'_> {
 
     /// The next group of staged events, whole records of them, and how many it takes.
     fn group(&mut self, seq: Seq, left: usize) -> (Vec<Frame>, usize) {
-        let frames_max = GROUP_FRAMES_MAX.min(self.seat.registry.limits().ring_events_max / 4).max(1);
+        let frames_max =
+            GROUP_FRAMES_MAX.min(self.seat.registry.limits().ring_events_max / 4).max(1);
         let (mut taken, mut bytes) = (0, 0);
         for staged in self.staged.iter().take(left) {
             taken += 1;

@@ -46,8 +46,8 @@ use orders::recorded;
 use process::Agent;
 use saved::Purpose;
 
-pub use fold::Fold;
 pub(super) use ending::sweep;
+pub use fold::Fold;
 pub(super) use recover::Recovered;
 pub use turn::{Effect, Staged, Turn};
 

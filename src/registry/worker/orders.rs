@@ -8,9 +8,7 @@ use crate::limits;
 use crate::provider::{Answer, Command, Write};
 use crate::registry::{Orders, StoreState, end, request_of_agent};
 use crate::run::change::{Change, Mark};
-use crate::run::event::{
-    AnswerState, By, ByKind, Decision, Event, PermissionResolved, Reason,
-};
+use crate::run::event::{AnswerState, By, ByKind, Decision, Event, PermissionResolved, Reason};
 use crate::run::id::{Millis, RequestId, RunId};
 use crate::run::log::Settled;
 use crate::run::state::AnswerRequest;
@@ -143,7 +141,8 @@ impl Worker<'_> {
             match self.session.wake_when_settled(order.ticket, &self.waker) {
                 Settled::Waiting => break,
                 Settled::Committed => {
-                    let Some(Order { run, n, write, purpose, .. }) = self.recorded.pop_front() else {
+                    let Some(Order { run, n, write, purpose, .. }) = self.recorded.pop_front()
+                    else {
                         break;
                     };
                     self.sent.insert(n, (run, purpose));
@@ -212,13 +211,7 @@ impl Worker<'_> {
 }
 
 /// The row of a command.
-pub(super) fn recorded(
-    run: RunId,
-    n: u64,
-    write: &Write,
-    purpose: &Purpose,
-    cause: u64,
-) -> Change {
+pub(super) fn recorded(run: RunId, n: u64, write: &Write, purpose: &Purpose, cause: u64) -> Change {
     let request = match purpose {
         Purpose::Answer(resolved) => Some(RequestId(resolved.request_id.clone())),
         _ => None,

@@ -62,8 +62,7 @@ impl Agent {
         let (lines_in, lines) = bounded(LINE_BATCHES_MAX);
         // Nobody will say anything: it is disconnected from the beginning.
         let (_, replies) = bounded(0);
-        let mut agent =
-            Self { lines, replies, commands: None, process: None, threads: Vec::new() };
+        let mut agent = Self { lines, replies, commands: None, process: None, threads: Vec::new() };
         agent
             .thread(format!("out-{name}"), move || pass_records(records, &lines_in))
             .map_err(AttachError::Io)?;

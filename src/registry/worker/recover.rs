@@ -155,8 +155,7 @@ fn resume(
     let turn = turn_of(seat, &session, &stored, saved);
     let fold = Fold::resume(turn, from, stored.offset, stored.causes.iter().copied());
     let ids = (run, stored.agent);
-    let mut worker =
-        Worker::new(seat, session, ids, fold, (process, home, key), (waker, wakes));
+    let mut worker = Worker::new(seat, session, ids, fold, (process, home, key), (waker, wakes));
     worker.permit = Some(permit);
     worker.next_n = next_n;
     worker.recovering = Some(0);
@@ -182,9 +181,7 @@ fn turn_of(seat: &Seat, session: &Session, stored: &StoredAgent, saved: Option<S
     let origin = if newest.origin == "agent" { Origin::Agent } else { Origin::User };
     let mut turn = match saved {
         Some(saved) => saved.turn,
-        None => {
-            Turn::new(newest.id, Adapter::new(seat.provider.kind), session.row().native_id)
-        }
+        None => Turn::new(newest.id, Adapter::new(seat.provider.kind), session.row().native_id),
     };
     if turn.run() != newest.id {
         turn.begin(newest.id, origin);

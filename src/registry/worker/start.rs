@@ -7,9 +7,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::process::Agent;
 use super::saved::Purpose;
 use super::turn::Turn;
-use super::{
-    FOREVER, Fold, Order, Seat, Stage, Worker, after, bell, forget_home, recorded, sweep,
-};
+use super::{FOREVER, Fold, Order, Seat, Stage, Worker, after, bell, forget_home, recorded, sweep};
 use crate::keeper::{Home, LaunchSpec};
 use crate::limits;
 use crate::provider::{Adapter, Command, Launch, Origin, Prompt, Write};
@@ -86,7 +84,9 @@ impl<'a> Worker<'a> {
         }
         let next = self.seat.queue.borrow_mut().pop_front();
         match next {
-            Some(super::Job::Run { session, started }) if launch_key(self.seat, &started.job) == self.launch => {
+            Some(super::Job::Run { session, started })
+                if launch_key(self.seat, &started.job) == self.launch =>
+            {
                 self.adopt(session, started);
             }
             // It needs another process: this one goes first.
@@ -111,12 +111,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Another run of this process is on.
-    pub(super) fn enter(
-        &mut self,
-        run: RunId,
-        ordinal: Option<Ordinal>,
-        origin: Origin,
-    ) {
+    pub(super) fn enter(&mut self, run: RunId, ordinal: Option<Ordinal>, origin: Origin) {
         self.run = run;
         self.seat.serving.replace(Some((self.session.clone(), run, self.agent_id)));
         self.seat.busy();
@@ -160,8 +155,7 @@ fn wait_to_start(
 ) -> bool {
     loop {
         // A server that stops and keeps its agents starts this one next time.
-        if ended_before_start(session, started, Millis::now())
-            || session.orders(started.run).let_go
+        if ended_before_start(session, started, Millis::now()) || session.orders(started.run).let_go
         {
             return false;
         }

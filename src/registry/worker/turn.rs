@@ -7,9 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
-use crate::provider::{
-    Adapter, Decision, Ending, Exit, Origin, Output, Record, RecordBody, Write,
-};
+use crate::provider::{Adapter, Decision, Ending, Exit, Origin, Output, Record, RecordBody, Write};
 use crate::registry::{request_id, synthetic_result};
 use crate::run::change::Mark;
 use crate::run::event::{CancelReason, ErrorSource, Event};
