@@ -169,7 +169,10 @@ fn the_stand_in_for_claude_code_does_as_its_prompts_say() {
     let result = until("result");
     assert_eq!((&result["is_error"], &result["origin"]), (&json!(false), &Value::Null));
 
-    std::fs::write(&report, "say done").expect("writable");
+    // Whole as soon as it is there.
+    let fresh = root.path().join("fresh");
+    std::fs::write(&fresh, "say done").expect("writable");
+    std::fs::rename(fresh, &report).expect("writable");
     assert_eq!(until("result")["origin"]["kind"], "task-notification");
 
     tell(user("hold"));
