@@ -44,12 +44,12 @@ fn next_head(client: &mut Client, session: &str) -> Frame {
     expect_kind(client, session, "run_started")
 }
 
-/// How much of an agent's journal the newest start of the gateway had to fold.
+/// How many records of an agent's journal the newest start of the gateway had to fold.
 fn folded(gateway: &Gateway) -> u64 {
     eventually("the log says how much was folded", || {
         let log = gateway.stderr();
-        let line = log.lines().rfind(|line| line.contains("attached to a keeper"))?;
-        let (_, rest) = line.split_once("behind=")?;
+        let line = log.lines().rfind(|line| line.contains("are folded up to the present"))?;
+        let (_, rest) = line.split_once("records=")?;
         rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
     })
 }
@@ -59,25 +59,24 @@ fn one_process_serves_many_runs_and_a_restart_folds_only_the_last() {
     let runs = number("REATTACH_WARM_RUNS").unwrap_or(40);
     let (mut gateway, session) = claude();
     let mut client = gateway.connect();
-    let mut early = 0;
+    let (few, mut early) = (5, 0);
     for turn in 1..=runs {
+        if turn == few || turn == runs {
+            gateway.kill();
+            gateway = gateway.restart();
+            client = gateway.connect();
+        }
         let run = client.prompt(&session, &format!("say turn {turn}"));
         let complete = client.expect_complete(&run);
         assert_eq!(complete.json["reason"], "finished", "{}", complete.text);
         client.seen.clear();
-        if turn == 5 || turn == runs {
-            gateway.kill();
-            gateway = gateway.restart();
-            client = gateway.connect();
-            let behind = folded(&gateway);
-            eprintln!("after {turn} runs a restart has {behind} bytes to fold");
-            if turn == 5 {
-                early = behind;
-            } else {
-                assert!(behind <= early + 4096, "it grows with the runs: {early}, then {behind}");
-            }
+        if turn == few {
+            early = folded(&gateway);
         }
     }
+    let late = folded(&gateway);
+    eprintln!("a restart folded {early} records after {few} runs, {late} after {runs}");
+    assert!(late <= early + 8, "it grows with the runs: {early}, then {late}");
     assert_eq!(started(&gateway).len(), 1, "one process for all runs");
     let log = gateway.replay(&session);
     let said = log.iter().filter(|f| f.kind() == "text").map(|f| f.json["content"].clone());
