@@ -214,7 +214,7 @@ fn a_keeper_does_not_die_of_a_hangup_and_ends_its_agent_when_told() {
     let mut client = gateway.connect();
     let (run, agent) = begin(&gateway, &mut client, &session, "be kept");
     let keeper = keeper_of(&gateway, &session);
-    for stubborn in [Signal::HUP, Signal::PIPE, Signal::USR1] {
+    for stubborn in [Signal::HUP, Signal::PIPE] {
         assert!(signal(keeper, stubborn));
     }
     expect_reachable(&mut client, &session, &agent, "q");

@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::process::alive;
-use crate::support::{Client, Frame, Gateway, Setup, eventually};
+use crate::support::{Client, Frame, Gateway, Setup, eventually, let_time_pass};
 
 use super::{
     end_of, expect_kind, expect_peace, expect_witness, keepers, number, started, texts, wait_gone,
@@ -61,12 +62,16 @@ fn one_process_serves_many_runs_and_a_restart_folds_only_the_last() {
     let mut client = gateway.connect();
     let (few, mut early) = (5, 0);
     for turn in 1..=runs {
+        let (go_on, wait) = file(&gateway, &format!("go-on-{turn}"));
+        let run = client.prompt(&session, &format!("say turn {turn}\nwait {wait}"));
+        client.expect("its words", |frame| frame.json["content"] == format!("turn {turn}"));
         if turn == few || turn == runs {
             gateway.kill();
             gateway = gateway.restart();
             client = gateway.connect();
+            client.subscribe(&json!({"sessionId": session, "runId": run}));
         }
-        let run = client.prompt(&session, &format!("say turn {turn}"));
+        put(&go_on, "");
         let complete = client.expect_complete(&run);
         assert_eq!(complete.json["reason"], "finished", "{}", complete.text);
         client.seen.clear();
@@ -210,6 +215,8 @@ fn a_tool_of_an_earlier_turn_is_left_alone_by_an_abort() {
     let first = client.prompt(&session, &format!("tool {path}"));
     client.expect_complete(&first);
     let tool = tool_pid(&pid);
+    // A process's birth is known to a hundredth of a second.
+    let_time_pass(Duration::from_millis(50));
     let run = client.prompt(&session, "say now\nhold");
     client.expect("its words", |frame| frame.json["content"] == "now");
     client.request(&json!({"type": "chat.abort", "sessionId": session}));
@@ -299,6 +306,9 @@ fn an_agent_that_dies_between_its_runs_is_followed_by_another() {
         if round % 2 == 1 {
             gateway = gateway.restart();
             client = gateway.connect();
+        } else {
+            // A prompt may still reach it as long as nobody has noticed.
+            expect_peace(&gateway);
         }
     }
     let last = client.prompt(&session, "say at last");
