@@ -142,7 +142,10 @@ impl Setup {
 
     /// The command that `start` runs, with the configuration written.
     pub(crate) fn command(&self) -> Command {
-        fs::write(self.config_path(), self.config()).expect("the root is writable");
+        // Whole at any moment: another gateway may be about to read it.
+        let fresh = self.config_path().with_extension("new");
+        fs::write(&fresh, self.config()).expect("the root is writable");
+        fs::rename(fresh, self.config_path()).expect("the root is writable");
         let mut command = Command::new(&self.program);
         command.args(["serve", "--json", "--bind", "127.0.0.1:0", "--data-dir"]);
         command.arg(self.data_dir()).arg("--config").arg(self.config_path());
