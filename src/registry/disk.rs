@@ -22,8 +22,13 @@ pub struct Writing(pub Writer);
 
 impl Disk for Writing {
     fn commit(&mut self, batches: &[Batch]) -> Result<(), CommitError> {
+        // Crash tests read from these lines whether a kill fell between append and durable.
+        tracing::trace!(items = batches.iter().map(|b| b.items.len()).sum::<usize>(), "committing");
         match self.0.commit(batches) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                tracing::trace!("committed");
+                Ok(())
+            }
             Err(store::CommitError::Retry { code, message }) => {
                 Err(CommitError::Retry { code, message })
             }

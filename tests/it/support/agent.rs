@@ -64,7 +64,7 @@ impl Hub {
 
     /// The argv of an agent that reports here under `name`.
     pub(crate) fn argv(&self, name: &str) -> Vec<String> {
-        let program = fake_agent().to_str().expect("target paths are UTF-8").to_owned();
+        let program = example("fake_agent").to_str().expect("target paths are UTF-8").to_owned();
         let socket = self.socket.to_str().expect("test paths are UTF-8").to_owned();
         vec![program, "--control".into(), socket, "--name".into(), name.into()]
     }
@@ -312,6 +312,13 @@ impl Agent {
         self.exit(0);
     }
 
+    /// Likewise, once it has done what it was told before. Does not wait, nor mind if it is gone.
+    pub(crate) fn complete_later(&self) {
+        let complete = json!({"kind": "complete", "exitCode": 0, "success": true}).to_string();
+        self.post(json!({"do": "emit", "lines": [complete]}));
+        self.post(json!({"do": "exit", "code": 0}));
+    }
+
     /// Asks for the native id to be mapped.
     #[track_caller]
     pub(crate) fn name_session(&self, native_id: &str) {
@@ -406,10 +413,10 @@ fn pid(hello: &Value) -> u32 {
     u32::try_from(pid).expect("a pid fits 32 bits")
 }
 
-/// The built example, beside the built binary.
-fn fake_agent() -> PathBuf {
+/// A built example, beside the built binary.
+pub(crate) fn example(name: &str) -> PathBuf {
     let binary = Path::new(env!("CARGO_BIN_EXE_reattach"));
-    let program = binary.with_file_name("examples").join("fake_agent");
-    assert!(program.exists(), "build the scripted agent first: cargo build --example fake_agent");
+    let program = binary.with_file_name("examples").join(name);
+    assert!(program.exists(), "build the scripted agents first: cargo build --examples");
     program
 }

@@ -62,6 +62,15 @@ pub(crate) enum Ended {
     Dropped,
 }
 
+/// Why there is no connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NotConnected {
+    /// The gateway said no, with this HTTP status.
+    Refused(u16),
+    /// There is no gateway, or it went away meanwhile.
+    Nobody(String),
+}
+
 /// One WebSocket connection.
 pub(crate) struct Client {
     socket: WebSocket<TcpStream>,
@@ -82,7 +91,21 @@ impl Client {
         path: &str,
         headers: &[(&'static str, String)],
     ) -> Result<Self, u16> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("the gateway listens");
+        match Self::try_connect(port, path, headers) {
+            Ok(client) => Ok(client),
+            Err(NotConnected::Refused(status)) => Err(status),
+            Err(NotConnected::Nobody(why)) => panic!("the gateway does not answer: {why}"),
+        }
+    }
+
+    /// The same, where nobody may be there to answer.
+    pub(crate) fn try_connect(
+        port: u16,
+        path: &str,
+        headers: &[(&'static str, String)],
+    ) -> Result<Self, NotConnected> {
+        let stream = TcpStream::connect(("127.0.0.1", port));
+        let stream = stream.map_err(|error| NotConnected::Nobody(error.to_string()))?;
         stream.set_nodelay(true).expect("a fresh socket");
         stream.set_read_timeout(Some(DEADLINE)).expect("a fresh socket");
         stream.set_write_timeout(Some(DEADLINE)).expect("a fresh socket");
@@ -99,9 +122,9 @@ impl Client {
                 Ok(Self { socket, seen: Vec::new(), ended: None, pings: 0, keep: true, refs: 0 })
             }
             Err(tungstenite::HandshakeError::Failure(Error::Http(answer))) => {
-                Err(answer.status().as_u16())
+                Err(NotConnected::Refused(answer.status().as_u16()))
             }
-            Err(other) => panic!("the handshake failed without an HTTP answer: {other}"),
+            Err(other) => Err(NotConnected::Nobody(other.to_string())),
         }
     }
 

@@ -27,6 +27,15 @@ pub(crate) struct Setup {
     pub(crate) env: Vec<(&'static str, String)>,
     /// Added to its arguments.
     pub(crate) arguments: Vec<String>,
+    /// The program to run: another build, if it is not the one under test.
+    pub(crate) program: PathBuf,
+}
+
+/// Agents outlive gateways: what a test leaves running is ended here.
+impl Drop for Setup {
+    fn drop(&mut self) {
+        super::process::kill_mentioning(self.root.path());
+    }
 }
 
 impl Setup {
@@ -42,6 +51,7 @@ impl Setup {
             providers: Vec::new(),
             env: Vec::new(),
             arguments: Vec::new(),
+            program: PathBuf::from(env!("CARGO_BIN_EXE_reattach")),
         }
     }
 
@@ -61,6 +71,19 @@ impl Setup {
         let argv = self.hub.argv(name);
         self.providers.push((name.to_owned(), provider("jsonl", &argv)));
         self
+    }
+
+    /// A provider `claude` that is the scripted stand-in; what it is given is at `witness`.
+    pub(crate) fn with_fake_claude(self) -> Self {
+        let program = super::agent::example("fake_claude");
+        let program = program.to_str().expect("target paths are UTF-8").to_owned();
+        let witness = self.witness().to_str().expect("test paths are UTF-8").to_owned();
+        self.provider("claude", "claude", &[&program, "--witness", &witness])
+    }
+
+    /// Where the scripted stand-in for Claude Code writes what it is given.
+    pub(crate) fn witness(&self) -> PathBuf {
+        self.root.path().join("witness")
     }
 
     /// A provider of any kind.
@@ -119,8 +142,11 @@ impl Setup {
 
     /// The command that `start` runs, with the configuration written.
     pub(crate) fn command(&self) -> Command {
-        fs::write(self.config_path(), self.config()).expect("the root is writable");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_reattach"));
+        // Whole at any moment: another gateway may be about to read it.
+        let fresh = self.config_path().with_extension("new");
+        fs::write(&fresh, self.config()).expect("the root is writable");
+        fs::rename(fresh, self.config_path()).expect("the root is writable");
+        let mut command = Command::new(&self.program);
         command.args(["serve", "--json", "--bind", "127.0.0.1:0", "--data-dir"]);
         command.arg(self.data_dir()).arg("--config").arg(self.config_path());
         command.args(&self.arguments);
@@ -284,6 +310,13 @@ impl Gateway {
         self.running.wait();
     }
 
+    /// After its end: all that it has logged.
+    pub(crate) fn last_words(&self) -> String {
+        let reader = &self.running.reader;
+        eventually("its stderr is read to the end", || reader.is_finished().then_some(()));
+        self.stderr()
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid()).expect("a pid fits 31 bits");
@@ -311,6 +344,17 @@ impl Gateway {
         drop(running);
         let running = Running::start(&setup);
         Self { running, setup }
+    }
+
+    /// Runs a gateway on the same data directory that is killed after `span`, as early as in its
+    /// first steps; the old process must have ended.
+    #[track_caller]
+    pub(crate) fn start_and_kill(&self, span: Duration) {
+        let mut child = self.setup.command().spawn().expect("the binary runs");
+        let ended = ask_for(span, || child.try_wait().expect("it was started here"));
+        assert_eq!(ended, None, "it ends by itself");
+        child.kill().expect("it runs");
+        child.wait().expect("it was started here");
     }
 
     /// A client with the token.

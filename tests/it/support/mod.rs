@@ -6,6 +6,7 @@
 pub(crate) mod agent;
 pub(crate) mod checker;
 pub(crate) mod client;
+pub(crate) mod follower;
 pub(crate) mod gateway;
 pub(crate) mod process;
 mod selftest;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 pub(crate) use agent::{Agent, Hub};
 pub(crate) use checker::{Checker, Ledger};
 pub(crate) use client::{Client, Frame};
+pub(crate) use follower::{Address, Follower, View};
 pub(crate) use gateway::{Gateway, Setup};
 
 /// How long a test waits for a condition before it fails. Never a measure of speed.

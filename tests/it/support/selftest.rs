@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::agent::example;
 use super::process::{alive, mentioning};
 use super::{Checker, Frame, Hub, Ledger, eventually};
 
@@ -122,4 +123,66 @@ fn the_scripted_agent_does_as_it_is_told() {
     assert!(alive(grandchild.pid()), "it outlives its parent");
     drop(hub);
     eventually("the end of the test ends it", || (!alive(grandchild.pid())).then_some(()));
+}
+
+#[test]
+fn the_stand_in_for_claude_code_does_as_its_prompts_say() {
+    let root = tempfile::tempdir().expect("a temp dir");
+    let (witness, report) = (root.path().join("witness"), root.path().join("report"));
+    let mut child = Command::new(example("fake_claude"))
+        .arg("--witness")
+        .arg(&witness)
+        .args(["--resume", "n1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut stdin = child.stdin.take().expect("piped");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut until = |kind: &str| loop {
+        let line = lines.next().expect("a line").expect("readable");
+        let line: Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(line["session_id"], "n1");
+        if line["type"] == kind {
+            return line;
+        }
+    };
+    let mut tell = |line: Value| writeln!(stdin, "{line}").expect("it reads");
+    let user = |text: &str| {
+        let content = json!([{"type": "text", "text": text}]);
+        json!({"type": "user", "message": {"role": "user", "content": content}})
+    };
+    let request = |subtype: &str| {
+        json!({
+            "type": "control_request", "request_id": subtype, "request": {"subtype": subtype},
+        })
+    };
+    tell(request("initialize"));
+    assert_eq!(until("control_response")["response"]["request_id"], "initialize");
+    tell(user(&format!("say hello\nask\nbackground {}", report.display())));
+    assert_eq!(until("system")["subtype"], "init");
+    assert_eq!(until("assistant")["message"]["content"][0]["text"], "hello");
+    let asked = until("control_request");
+    tell(json!({"type": "control_response", "response": {
+        "subtype": "success", "request_id": asked["request_id"], "response": {"behavior": "allow"},
+    }}));
+    let result = until("result");
+    assert_eq!((&result["is_error"], &result["origin"]), (&json!(false), &Value::Null));
+
+    // Whole as soon as it is there.
+    let fresh = root.path().join("fresh");
+    std::fs::write(&fresh, "say done").expect("writable");
+    std::fs::rename(fresh, &report).expect("writable");
+    assert_eq!(until("result")["origin"]["kind"], "task-notification");
+
+    tell(user("hold"));
+    until("system");
+    tell(request("interrupt"));
+    assert_eq!(until("control_response")["response"]["request_id"], "interrupt");
+    assert_eq!(until("result")["subtype"], "error_during_execution");
+    drop(stdin);
+    assert!(child.wait().expect("it ends").success());
+    let notes = std::fs::read_to_string(&witness).expect("it takes notes");
+    let given = notes.lines().filter(|line| line.contains("\"given\"")).count();
+    assert_eq!(given, 5, "{notes}");
 }
