@@ -174,6 +174,9 @@ impl Engine {
         for open in self.readers.open_runs().map_err(|error| failed(&error))? {
             agents.entry(open.agent).or_insert_with(|| Home::of(&self.dir, open.agent));
         }
+        // In a session whose agent lives, a run that has no process yet comes after it.
+        let mut agents: Vec<_> = agents.into_iter().collect();
+        agents.sort_by_key(|(_, home)| home.info().is_none());
         let mut left = 0;
         for (agent, home) in agents {
             let stored = self.readers.agent(agent).map_err(|error| failed(&error))?;

@@ -157,9 +157,18 @@ fn what_is_open_at_the_end_is_closed_before_complete() {
     assert!(code.starts_with("PERMISSION_"), "{}", late.text);
 }
 
+/// A session of a gateway that ends agents when it stops.
+fn aborting_session() -> (Gateway, String) {
+    let mut setup = Setup::with_fake();
+    setup.arguments.extend(["--on-stop".to_owned(), "abort".to_owned()]);
+    let gateway = setup.start();
+    let session = gateway.session("fake");
+    (gateway, session)
+}
+
 #[test]
 fn sigterm_ends_runs_tells_clients_and_exits_0() {
-    let (mut gateway, session) = one_session();
+    let (mut gateway, session) = aborting_session();
     let mut client = gateway.connect();
     let (run, agent) = begin(&gateway, &mut client, &session, "long");
     agent.say("at work");
@@ -286,7 +295,7 @@ fn a_keeper_that_is_killed_takes_nothing_along_and_leaves_nothing() {
 
 #[test]
 fn a_second_sigterm_does_not_wait() {
-    let (mut gateway, session) = one_session();
+    let (mut gateway, session) = aborting_session();
     let mut client = gateway.connect();
     let (run, agent) = begin(&gateway, &mut client, &session, "be stubborn");
     agent.policy(&[], None, None);
@@ -304,10 +313,12 @@ fn a_second_sigterm_does_not_wait() {
     assert!(!status.success(), "it did not end in order: {status}");
     // The next start finishes it.
     let gateway = gateway.restart();
+    let mut client = gateway.connect();
+    client.subscribe(&json!({"sessionId": session, "from": "start"}));
+    let end = client.expect_complete(&run);
     assert!(!alive(agent.pid()), "I21");
-    let end = checked_end(&gateway, &session);
-    assert_eq!(end.run(), Some(&*run));
-    assert_eq!(end.json["success"], false, "{}", end.text);
+    assert_eq!(checked_end(&gateway, &session).text, end.text);
+    assert_eq!(end.json["aborted"], true, "{}", end.text);
 }
 
 #[test]

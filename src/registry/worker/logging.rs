@@ -122,6 +122,11 @@ impl Worker<'_> {
         }
         tracing::info!(run = %self.run, records, "an agent's records are folded up to the present");
         self.recovering = None;
+        self.forget_answered();
+    }
+
+    /// What was answered before the restart does not wait any more.
+    pub(super) fn forget_answered(&mut self) {
         let session = &self.session;
         self.fold.turn_mut().keep_open(|request| session.is_open(request));
     }

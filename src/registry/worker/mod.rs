@@ -84,8 +84,8 @@ pub(super) enum Next {
 /// Something to serve.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// A run that a prompt began.
-    Run { session: Arc<Session>, started: Started },
+    /// A run that a prompt began; the prompt's command, if it was recorded before a restart.
+    Run { session: Arc<Session>, started: Started, first: Option<Write> },
     /// An agent of before the restart.
     Recovered(Box<Recovered>),
 }
@@ -107,9 +107,9 @@ pub(super) fn spawn(seat: Seat, job: Job) -> io::Result<()> {
 /// Serves one job, to the end of its process.
 fn serve(seat: &Seat, job: Job) {
     let worker = match job {
-        Job::Run { session, started } => {
+        Job::Run { session, started, first } => {
             seat.serving.replace(Some((session.clone(), started.run, started.agent)));
-            Worker::start(seat, session, started, None)
+            Worker::start(seat, session, started, first)
         }
         Job::Recovered(recovered) => recover::recover(seat, *recovered),
     };
@@ -309,7 +309,12 @@ impl<'a> Worker<'a> {
             self.take_next(now);
             self.send_durable();
             self.confirm_durable();
+            let behind = self.fold.is_catching_up();
             self.log_what_is_folded(now);
+            if behind && !self.fold.is_catching_up() {
+                // Orders waited for this.
+                continue;
+            }
             self.meet_deadlines();
             if self.stuck_at.is_some_and(|at| at <= Instant::now()) {
                 self.keeper_lost("The agent's keeper did not stop it in time.");

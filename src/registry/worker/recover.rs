@@ -41,7 +41,8 @@ pub(super) fn recover(seat: &Seat, recovered: Recovered) -> Option<Worker<'_>> {
         false
     });
     if !alive && recovered.home.info().is_none() {
-        return start_or_lose(seat, recovered);
+        start_or_lose(seat, recovered);
+        return None;
     }
     let saved = match saved(&recovered.stored) {
         Ok(saved) => saved,
@@ -74,36 +75,40 @@ pub(super) fn recover(seat: &Seat, recovered: Recovered) -> Option<Worker<'_>> {
 }
 
 /// No process was ever started, or nothing is left that could say so.
-fn start_or_lose(seat: &Seat, recovered: Recovered) -> Option<Worker<'_>> {
-    let Recovered { session, stored, home, job, permit } = recovered;
+fn start_or_lose(seat: &Seat, recovered: Recovered) {
     // A keeper that was just born may still be about to start its agent.
-    sweep(stored.agent);
-    forget_home(&home);
-    let Some(open) = &stored.open else {
-        session.note(Change::AgentEnded { agent: stored.agent, at: Millis::now() });
-        return None;
-    };
-    let first = first_command(&stored, open.run.id);
-    let untouched = open.offset == 0 && (stored.last_n == 0 || first.is_some());
-    match job.filter(|_| untouched) {
-        Some(job) => {
-            tracing::info!(run = %open.run.id, "a run that was accepted before the restart starts");
-            let started = Started {
-                run: open.run.id,
-                ordinal: open.run.ordinal,
-                agent: stored.agent,
-                at: open.run.started_at,
-                ticket: 0,
-                job,
-                permit,
-            };
-            Worker::start(seat, session, started, first.map(|body| body.write))
+    sweep(recovered.stored.agent);
+    forget_home(&recovered.home);
+    match recovered.unstarted() {
+        Ok(job) => seat.queue.borrow_mut().push_front(job),
+        Err(recovered) => {
+            let Recovered { session, stored, .. } = *recovered;
+            if let Some(open) = &stored.open {
+                end_as_lost(&session, open, "The agent and what it said since are gone.");
+            }
+            session.note(Change::AgentEnded { agent: stored.agent, at: Millis::now() });
         }
-        None => {
-            let why = "The agent and what it said since are gone.";
-            end_as_lost(&session, open, why);
-            None
+    }
+}
+
+impl Recovered {
+    /// The run to serve, if its prompt was never sent to anybody.
+    pub(super) fn unstarted(self) -> Result<super::Job, Box<Self>> {
+        let alive = self.home.is_alive().unwrap_or(true);
+        let Some(open) = self.stored.open.as_ref().filter(|_| !alive) else {
+            return Err(Box::new(self));
+        };
+        let first = first_command(&self.stored, open.run.id);
+        let unsent = open.offset == 0 && (self.stored.last_n == 0 || first.is_some());
+        if !unsent || self.job.is_none() || self.home.info().is_some() {
+            return Err(Box::new(self));
         }
+        let (run, ordinal, at) = (open.run.id, open.run.ordinal, open.run.started_at);
+        let Self { session, stored, job, permit, .. } = self;
+        let job = job.unwrap_or_default();
+        let started = Started { run, ordinal, agent: stored.agent, at, ticket: 0, job, permit };
+        tracing::info!(%run, "a run that was accepted before the restart starts");
+        Ok(super::Job::Run { session, started, first: first.map(|body| body.write) })
     }
 }
 
@@ -161,13 +166,13 @@ fn resume(
     worker.recovering = Some(0);
     worker.answers = stored.answers.clone();
     worker.send_again(&stored);
-    let ours = worker.session.running() == Some(run);
-    let rests = !worker.fold.turn().adapter().ends_stdin_with_turn();
-    match &stored.open {
-        Some(_) => {}
-        // Another run waits for its own process already, or this one serves one run only.
-        None if ours || !rests || worker.session.running().is_some() => worker.end_now(),
-        None => {
+    if !worker.fold.is_catching_up() {
+        worker.forget_answered();
+    }
+    if stored.open.is_none() {
+        if worker.fold.turn().adapter().ends_stdin_with_turn() {
+            worker.end_now();
+        } else {
             seat.idle();
             worker.stage = Stage::Idle { until: after(seat.registry.limits().agent_idle_ms) };
         }

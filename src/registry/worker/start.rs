@@ -82,19 +82,33 @@ impl<'a> Worker<'a> {
         if !matches!(self.stage, Stage::Idle { .. }) || self.seat.queue.borrow().is_empty() {
             return;
         }
-        let next = self.seat.queue.borrow_mut().pop_front();
-        match next {
-            Some(super::Job::Run { session, started })
-                if launch_key(self.seat, &started.job) == self.launch =>
-            {
-                self.adopt(session, started);
-            }
+        let Some(next) = self.seat.queue.borrow_mut().pop_front() else { return };
+        match self.adoptable(next) {
+            Ok((session, started)) => self.adopt(session, started),
             // It needs another process: this one goes first.
-            Some(job) => {
+            Err(job) => {
                 self.seat.queue.borrow_mut().push_front(job);
                 self.end_now();
             }
-            None => {}
+        }
+    }
+
+    /// A run that this process can take: it would be started in the same way, and nothing of it is
+    /// recorded as another process's.
+    fn adoptable(&self, job: super::Job) -> Result<(Arc<Session>, Started), super::Job> {
+        let job = match job {
+            super::Job::Recovered(recovered) => {
+                recovered.unstarted().map_err(super::Job::Recovered)?
+            }
+            run @ super::Job::Run { .. } => run,
+        };
+        match job {
+            super::Job::Run { session, started, first: None }
+                if launch_key(self.seat, &started.job) == self.launch =>
+            {
+                Ok((session, started))
+            }
+            other => Err(other),
         }
     }
 
@@ -128,7 +142,7 @@ impl<'a> Worker<'a> {
     fn drop_what_ended(&mut self, now: Millis) {
         let waker = &self.waker;
         self.seat.queue.borrow_mut().retain(|job| {
-            let super::Job::Run { session, started } = job else { return true };
+            let super::Job::Run { session, started, .. } = job else { return true };
             session.attach_worker(started.run, waker.clone());
             !ended_before_start(session, started, now)
         });
