@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, SendError, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use serde_json::{Map, Value};
 
 use crate::keeper::{DataTag, Home};
@@ -120,14 +120,14 @@ impl Workers {
         let mut seats = inner.seats.0.lock();
         let job = match seats.get(&id) {
             None => job,
-            Some(taken) => match taken.inbox.send(Next::Job(job)) {
+            Some(taken) => match taken.inbox.try_send(Next::Job(job)) {
                 Ok(()) => return Ok(()),
                 // Its thread has panicked: nobody reads there any more.
-                Err(SendError(Next::Job(job))) => job,
-                Err(SendError(Next::Close)) => return Ok(()),
+                Err(TrySendError::Disconnected(Next::Job(job))) => job,
+                Err(_) => return Err("Too many runs wait for this session's agent to end.".into()),
             },
         };
-        let (sender, inbox) = unbounded();
+        let (sender, inbox) = bounded(INBOX_MAX);
         seats.insert(id, Taken { inbox: sender, idle_since: None });
         drop(seats);
         let name = id.to_string();
@@ -199,8 +199,8 @@ impl Seats {
 
 impl Taken {
     fn close(&self) {
-        // Its thread may have panicked.
-        self.inbox.send(Next::Close).unwrap_or_default();
+        // Full: its thread has much to do before it is idle. Disconnected: it has panicked.
+        self.inbox.try_send(Next::Close).unwrap_or_default();
     }
 }
 
@@ -246,6 +246,9 @@ impl Crew for Workers {
         self.0.seats.close(session);
     }
 }
+
+/// What may wait for a session's thread: a run each time that one was aborted before it began.
+const INBOX_MAX: usize = 64;
 
 /// What the prompt of a run said, if a prompt began it.
 fn prompt_of(head: &[u8]) -> Option<(String, Map<String, Value>)> {

@@ -87,7 +87,7 @@ impl<'a> Worker<'a> {
             Ok((session, started)) => self.adopt(session, started),
             // It needs another process: this one goes first.
             Err(job) => {
-                self.seat.queue.borrow_mut().push_front(job);
+                self.seat.queue.borrow_mut().push_front(*job);
                 self.end_now();
             }
         }
@@ -95,10 +95,10 @@ impl<'a> Worker<'a> {
 
     /// A run that this process can take: it would be started in the same way, and nothing of it is
     /// recorded as another process's.
-    fn adoptable(&self, job: super::Job) -> Result<(Arc<Session>, Started), super::Job> {
+    fn adoptable(&self, job: super::Job) -> Result<(Arc<Session>, Started), Box<super::Job>> {
         let job = match job {
             super::Job::Recovered(recovered) => {
-                recovered.unstarted().map_err(super::Job::Recovered)?
+                recovered.unstarted().map_err(|other| Box::new(super::Job::Recovered(other)))?
             }
             run @ super::Job::Run { .. } => run,
         };
@@ -108,7 +108,7 @@ impl<'a> Worker<'a> {
             {
                 Ok((session, started))
             }
-            other => Err(other),
+            other => Err(Box::new(other)),
         }
     }
 
