@@ -40,3 +40,6 @@ fn segments(dir: &Path) -> io::Result<Vec<u64>> {
     firsts.sort_unstable();
     Ok(firsts)
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,11 +86,11 @@ pub(in super::super) struct Segment {
 /// The journal of one agent, from its first byte.
 #[derive(Debug)]
 pub(in super::super) struct Journal {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     pub(in super::super) backlog: Backlog,
-    segments: VecDeque<Segment>,
+    pub(super) segments: VecDeque<Segment>,
     /// The last segment's file, if it is to be written on.
-    file: Option<File>,
+    pub(super) file: Option<File>,
     /// On disk, in all; what could not be removed included.
     bytes: u64,
     bound: u64,

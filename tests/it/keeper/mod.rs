@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use crate::support::eventually;
 
 mod handover;
+mod journal;
 
 /// For whatever must happen; never waited for in full unless a test fails.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -37,7 +38,7 @@ struct Kept {
     commands: Option<Commands>,
     replies: Receiver<Reply>,
     records: Option<Records>,
-    _data_dir: TempDir,
+    data_dir: TempDir,
 }
 
 fn sh(script: &str) -> LaunchSpec {
@@ -68,14 +69,26 @@ fn launch(argv: &[&str]) -> LaunchSpec {
     }
 }
 
-fn start(mut spec: LaunchSpec) -> Kept {
+fn start(spec: LaunchSpec) -> Kept {
     // Each test has a data dir of its own: a sweep of one must not reach the agents of another.
     let data_dir = tempfile::tempdir().expect("a directory");
+    start_in(Path::new(env!("CARGO_BIN_EXE_reattach")), spec, data_dir)
+}
+
+fn start_in(program: &Path, mut spec: LaunchSpec, data_dir: TempDir) -> Kept {
     spec.data = DataTag::of(data_dir.path()).expect("a tag");
     spec.env.retain(|(name, _)| name != keeper::DATA_TAG);
     spec.env.push((keeper::DATA_TAG.into(), spec.data.as_str().into()));
     spec.home = Home::of(data_dir.path(), spec.agent);
-    start_with(Path::new(env!("CARGO_BIN_EXE_reattach")), &spec, data_dir)
+    start_with(program, &spec, data_dir)
+}
+
+/// A shell script as a program.
+fn script(dir: &Path, text: &str) -> PathBuf {
+    let program = dir.join("program");
+    std::fs::write(&program, format!("#!/bin/sh\n{text}\n")).expect("a script");
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("a mode");
+    program
 }
 
 fn start_with(program: &Path, spec: &LaunchSpec, data_dir: TempDir) -> Kept {
@@ -100,13 +113,19 @@ fn start_with(program: &Path, spec: &LaunchSpec, data_dir: TempDir) -> Kept {
         commands: Some(commands),
         replies: receive,
         records: Some(records),
-        _data_dir: data_dir,
+        data_dir,
     }
 }
 
 impl Kept {
     fn write(&mut self, n: u64, bytes: &[u8]) {
         self.commands().write(n, bytes.to_vec(), false).expect("the keeper reads");
+    }
+
+    /// Lets go of it as a gateway that is killed does: of all descriptors at once.
+    fn abandon(&mut self) {
+        self.commands = None;
+        self.records = None;
     }
 
     fn commands(&mut self) -> &mut Commands {
@@ -211,6 +230,16 @@ fn alive(agent: AgentId, keeper: u32) -> Vec<u32> {
             environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
         })
         .collect()
+}
+
+/// What a process has in memory of that kind, in KiB.
+#[cfg(target_os = "linux")]
+fn memory(pid: u32, kind: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a status");
+    let size = status
+        .lines()
+        .find_map(|line| line.strip_prefix(kind)?.trim().strip_suffix(" kB")?.trim().parse().ok());
+    size.expect("a size")
 }
 
 /// This test binary as an agent: `KEEPER_TEST_HELPER` says what it is to be.
@@ -420,15 +449,11 @@ fn an_agent_that_ends_when_its_stdin_does_gets_no_signal() {
 #[test]
 fn a_signal_that_the_gateway_ignores_still_works_on_its_agents() {
     let dir = tempfile::tempdir().expect("a directory");
-    let program = dir.path().join("gateway");
     let binary = env!("CARGO_BIN_EXE_reattach");
-    let script = format!("#!/bin/sh\ntrap '' INT HUP\nexec '{binary}' \"$@\"\n");
-    std::fs::write(&program, script).expect("a script");
-    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("a mode");
+    let program = script(dir.path(), &format!("trap '' INT HUP\nexec '{binary}' \"$@\""));
     let mut spec = launch(&["sleep", "1000"]);
-    spec.home = Home::of(dir.path(), spec.agent);
     spec.timings.interrupt_ms = NEVER_MS;
-    let mut kept = start_with(&program, &spec, dir);
+    let mut kept = start_in(&program, spec, dir);
     kept.started();
     kept.commands().stop().expect("sent");
     assert_eq!(kept.ended().0, Exit::Signal(2));
@@ -589,11 +614,8 @@ fn a_flood_that_nobody_takes_waits_in_the_agent_and_stops_when_told() {
         last = written;
         (written > 20_000_000 && same > 20).then_some(())
     });
-    let status = std::fs::read_to_string(format!("/proc/{}/status", kept.process.pid()));
-    let rss = status.expect("a status").lines().find_map(|line| {
-        line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
-    });
-    assert!(rss.expect("a size") < 32 << 10, "{rss:?} KiB");
+    let kib = memory(kept.process.pid(), "VmRSS:");
+    assert!(kib < 32 << 10, "{kib} KiB");
     kept.write(1, b"never read\n");
     kept.commands().stop().expect("sent");
     assert_eq!(kept.ended().0, Exit::Signal(2));
@@ -677,7 +699,7 @@ fn a_sweep_finds_what_a_dead_keeper_left_and_spares_what_it_is_told_to() {
     while deaf < 2 {
         deaf += usize::from(records.recv_timeout(DEADLINE).expect("a line") == out("deaf"));
     }
-    let data = DataTag::of(kept._data_dir.path()).expect("a tag");
+    let data = DataTag::of(kept.data_dir.path()).expect("a tag");
     kept.process.kill();
     assert_eq!(alive(agent, 0).len(), 2);
     assert_eq!(keeper::sweep(&data, &[agent]).expect("a sweep"), keeper::Swept::default());
@@ -694,7 +716,7 @@ fn a_sweep_takes_living_keepers_along() {
     let records = kept.records();
     kept.started();
     while records.recv_timeout(DEADLINE).expect("a line") != out("deaf") {}
-    let data = DataTag::of(kept._data_dir.path()).expect("a tag");
+    let data = DataTag::of(kept.data_dir.path()).expect("a tag");
     let swept = keeper::sweep(&data, &[]).expect("a sweep");
     assert!(swept.killed.contains(&kept.process.pid()), "{swept:?}");
     assert_eq!(alive(kept.agent, 0), [0; 0]);
