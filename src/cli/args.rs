@@ -274,6 +274,9 @@ pub struct PsArgs {
     /// All sessions, not only those that run
     #[arg(short, long)]
     pub all: bool,
+    /// The keepers of the data directory, one for each agent; also without a server
+    #[arg(long, conflicts_with_all = ["all", "server"])]
+    pub keepers: bool,
     /// How to find the server.
     #[command(flatten)]
     pub server: ServerArgs,

@@ -31,8 +31,9 @@ pub fn serve(args: &ServeArgs) -> ExitCode {
     match run(args) {
         Ok(()) => Exit::Ok.into(),
         Err(failed) => {
-            // What went wrong is the last thing on stderr, whether or not logs are shown.
-            eprintln!("reattach: {failed}");
+            // What went wrong is the last thing on stderr, whether or not logs are shown. Where
+            // nobody reads it (a closed terminal) the exit code still says it.
+            writeln!(io::stderr(), "reattach: {failed}").ok();
             failed.exit().into()
         }
     }
@@ -249,9 +250,12 @@ fn start_logging() {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        // It would say on stderr that stderr cannot be written, and panic because of that: a
+        // server whose terminal was closed serves on.
+        .log_internal_errors(false)
         .try_init();
     if let Err(error) = started {
-        eprintln!("reattach: logs are not shown: {error}");
+        writeln!(io::stderr(), "reattach: logs are not shown: {error}").ok();
     }
 }
 

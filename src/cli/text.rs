@@ -211,6 +211,19 @@ pub fn age(ms: u64) -> String {
     }
 }
 
+/// A number of bytes in the largest unit, in powers of 1000.
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
+    match bytes {
+        0..1000 => format!("{bytes} B"),
+        1000..1_000_000 => format!("{}.{} KB", bytes / 1000, bytes % 1000 / 100),
+        1_000_000..1_000_000_000 => {
+            format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000)
+        }
+        _ => format!("{}.{} GB", bytes / 1_000_000_000, bytes % 1_000_000_000 / 100_000_000),
+    }
+}
+
 /// Rows as columns that line up; the last one is as long as it is.
 #[must_use]
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
@@ -278,6 +291,12 @@ mod tests {
     fn durations_read_well() {
         let all = [0, 999, 1000, 2149, 61_000, 7_261_000, 90_000_000].map(duration);
         assert_eq!(all, ["0 ms", "999 ms", "1.0 s", "2.1 s", "1 min 1 s", "2 h 1 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn sizes_read_well() {
+        let all = [0, 999, 1000, 65_540, 4_194_304, 67_108_864, 2_147_483_648].map(bytes);
+        assert_eq!(all, ["0 B", "999 B", "1.0 KB", "65.5 KB", "4.1 MB", "67.1 MB", "2.1 GB"]);
     }
 
     #[test]

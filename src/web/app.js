@@ -42,7 +42,7 @@ const socket = new Socket(socketUrl, check, {
     $('bar').hidden = true;
     if (opened) subscribe();
     for (const frame of unanswered.values()) socket.send(frame);
-    showState();
+    say(''); // what was said of the connection before
   },
   frame(frame) {
     receive(frame);
@@ -134,7 +134,7 @@ function receive(frame) {
       if (asked) refused(asked, frame);
       break;
     case 'server_draining':
-      say('The server is stopping; this page waits for it to come back.');
+      say(`The server is stopping${frame.mode === 'keep' ? ', agents work on' : ''}; this page waits for it to come back.`);
       break;
     case 'store_state':
       say(frame.ok ? '' : 'The server cannot write to its disk; it waits.');

@@ -1,9 +1,9 @@
 // A model API on loopback that says what the prompt tells it to: for the real agent CLIs in
 // tests/agents. It speaks the streaming Messages API as far as Claude Code needs it.
 //
-// A prompt with [[bash:COMMAND]] makes it call the Bash tool once; anything else is answered with
-// a text that counts the prompts of the conversation, so that a resumed one can be told from a
-// fresh one.
+// A prompt with [[bash:COMMAND]] makes it call the Bash tool once; with [[hold]] it stops in the
+// middle of its text until `release` is called; anything else is answered with a text that counts
+// the prompts of the conversation, so that a resumed one can be told from a fresh one.
 import http from 'node:http';
 
 const textOf = (content) =>
@@ -31,17 +31,25 @@ function answer(body) {
   if (command && canRun) {
     return { text: 'I will run a command.', tool: { command, description: 'as asked' } };
   }
+  if (prompt.includes('[[hold]]') && canRun) {
+    return { text: `This is prompt ${asked.length}, said in two halves.`, hold: true };
+  }
   return { text: `This is prompt ${asked.length}.` };
 }
 
+// Stands between two events where the model stops to be released.
+const HOLD = Symbol('hold');
+
 function* events(body) {
-  const { text, tool } = answer(body);
+  const { text, tool, hold } = answer(body);
   const usage = { input_tokens: 100, output_tokens: 1 };
   const message = { id: `msg_${Date.now()}${Math.random().toString(36).slice(2)}`, type: 'message',
     role: 'assistant', model: body.model, content: [], stop_reason: null, usage };
   yield { type: 'message_start', message };
   yield { type: 'content_block_start', index: 0, content_block: { type: 'text', text: '' } };
-  for (const piece of text.match(/.{1,8}/gs) ?? []) {
+  const pieces = text.match(/.{1,8}/gs) ?? [];
+  for (const [at, piece] of pieces.entries()) {
+    if (hold && at === Math.floor(pieces.length / 2)) yield HOLD;
     yield { type: 'content_block_delta', index: 0, delta: { type: 'text_delta', text: piece } };
   }
   yield { type: 'content_block_stop', index: 0 };
@@ -66,6 +74,16 @@ function whole(body) {
 }
 
 export function start() {
+  const held = [];
+  const release = () => held.splice(0).forEach((go) => go());
+  const stream = async (body, response) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream' });
+    for (const event of events(body)) {
+      if (event === HOLD) await new Promise((go) => held.push(go));
+      else response.write(`event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`);
+    }
+    response.end();
+  };
   const server = http.createServer((request, response) => {
     const chunks = [];
     request.on('data', (chunk) => chunks.push(chunk));
@@ -79,14 +97,10 @@ export function start() {
       const body = JSON.parse(Buffer.concat(chunks).toString());
       if (path.endsWith('/count_tokens')) return json({ input_tokens: 100 });
       if (!body.stream) return json(whole(body));
-      response.writeHead(200, { 'content-type': 'text/event-stream' });
-      for (const event of events(body)) {
-        response.write(`event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`);
-      }
-      response.end();
+      stream(body, response);
     });
   });
   return new Promise((resolve) => {
-    server.listen(0, '127.0.0.1', () => resolve({ server, port: server.address().port }));
+    server.listen(0, '127.0.0.1', () => resolve({ server, port: server.address().port, release, held }));
   });
 }

@@ -94,6 +94,19 @@ export async function manyCutsWhileTextStreams({ browser, server, puppets }) {
   await compare(page, server, session);
 }
 
+/** What the log shows, as the page accounts for it. */
+function shown(page) {
+  return page.locator('#log').getAttribute('data-shown');
+}
+
+/** kill -9, and the page has seen that the server is gone. */
+async function kill(page, server) {
+  await server.stop('SIGKILL');
+  await page.locator('#bar').waitFor();
+  await page.waitForFunction(() => /again in \d+ s/.test(document.querySelector('#bar-text').textContent));
+  await page.waitForSelector('#state[data-state="offline"]');
+}
+
 export async function aServerKilledInMidTurn({ browser, server, puppets }) {
   const page = await browser.page(server.url);
   await enter(page, server.url, server.token);
@@ -104,21 +117,97 @@ export async function aServerKilledInMidTurn({ browser, server, puppets }) {
   agent.say({ kind: 'permission_request', requestId: 'r1', toolName: 'Shell', input: { command: 'rm -r build' } });
   await card(page, 'rm -r build').waitFor();
   browser.allow(/WebSocket connection to|ERR_CONNECTION/);
-  await server.stop('SIGKILL');
-  await page.locator('#bar').waitFor();
-  await page.waitForFunction(() => /again in \d+ s/.test(document.querySelector('#bar-text').textContent));
-  await agent.gone;
+  await kill(page, server);
+  // The agent lives, and works on while nobody listens.
+  agent.text('said to nobody');
   await server.start();
   await page.waitForSelector(LIVE);
-  await see(page, '#log .end.bad', 'agent lost');
-  await see(page, '#log .card.done', 'no answer needed any more');
+  await see(page, '#log .divider', /You missed \d+ events?/);
+  await see(page, '#log .said', 'said to nobody');
+  check(await page.locator('#stop').isVisible(), 'the run is on, and Stop is not');
+  await looksRight(page, 'killed');
+  // Asked before the kill, answered after it.
+  await card(page, 'rm -r build').getByRole('button', { name: 'Allow once' }).click();
+  const heard = await agent.hear('permission-response');
+  same([heard.requestId, heard.allow], ['r1', true], 'the answer');
+  await see(page, '#log .card.done', 'the agent has the answer');
+  agent.say({ kind: 'tool_result', toolId: 't1', toolResult: { content: 'built', isError: false } });
+  agent.text('all done');
+  agent.end();
+  await see(page, '#log .end.good', 'finished');
   check(await page.locator('#stop').isHidden(), 'Stop stays');
   await compare(page, server, session);
-  await looksRight(page, 'killed');
+  same(agent.heard.filter((line) => line.type === 'permission-response').length, 1, 'answers heard');
   await send(page, 'go on');
   const next = await puppets.next();
   next.text('Here I am again.');
   next.end();
+  await page.waitForFunction(() => document.querySelectorAll('#log .end.good').length === 2);
+  await compare(page, server, session);
+}
+
+/** The demo, with its server killed three times: where text streams, and at each of its requests. */
+export async function aServerKilledUnderTheDemo({ browser, server }) {
+  const page = await browser.page(server.url);
+  await enter(page, server.url, server.token);
+  const session = await create(page, 'demo', server.project, 'seed 5 speed 2');
+  browser.allow(/WebSocket connection to|ERR_CONNECTION/);
+  const killAndComeBack = async (look) => {
+    const before = await shown(page);
+    await kill(page, server);
+    if (look) await looksRight(page, look);
+    await server.start();
+    // Nobody touches the page: it comes back by itself.
+    await page.waitForSelector(LIVE);
+    check(await page.locator('#bar').isHidden(), 'the bar stays');
+    const [run] = before.split(':');
+    check((await shown(page)).startsWith(`${run}:0-`), 'another run, or other numbers');
+  };
+  await page.waitForSelector('#log > .said.raw');
+  await killAndComeBack('demo-away');
+  await card(page, 'The agent asks').getByLabel('Warm').waitFor();
+  await killAndComeBack();
+  await see(page, '#sessions .waiting', 'needs you');
+  await looksRight(page, 'demo-back');
+  const question = card(page, 'The agent asks');
+  await question.getByLabel('Warm').check();
+  await question.getByRole('button', { name: 'Answer' }).click();
+  await see(page, '#log .card.done', 'the agent has the answer');
+  const edit = card(page, 'wants to use');
+  await edit.getByRole('button', { name: 'Allow once' }).waitFor();
+  await killAndComeBack();
+  await edit.getByRole('button', { name: 'Allow once' }).click();
+  await see(page, '#log .end.good', 'finished');
+  await page.locator('#sessions .waiting, #sessions .running').waitFor({ state: 'detached' });
+  const log = await compare(page, server, session);
+  same(log.filter((event) => event.kind === 'complete').length, 1, 'ends');
+  same(new Set(log.map((event) => event.runId)).size, 1, 'runs');
+  await looksRight(page, 'demo-finished');
+}
+
+/** A server that is stopped in order, as for an upgrade: the same. */
+export async function aServerThatIsStoppedLeavesItsAgents({ browser, server, puppets }) {
+  const page = await browser.page(server.url);
+  await enter(page, server.url, server.token);
+  const session = await create(page, 'puppet', server.project, 'outlive them all');
+  const agent = await puppets.next();
+  agent.text('before');
+  await see(page, '#log .said', 'before');
+  browser.allow(/WebSocket connection to|ERR_CONNECTION/);
+  // What a server does at its stop is a matter of its start.
+  server.onStop = 'keep';
+  await server.stop('SIGKILL');
+  await server.start();
+  await page.waitForSelector(LIVE);
+  server.onStop = 'abort';
+  await server.stop();
+  await see(page, '#status', 'The server is stopping, agents work on');
+  await page.waitForSelector('#state[data-state="offline"]');
+  agent.text('meanwhile');
+  await server.start();
+  await page.waitForSelector(LIVE);
+  await page.waitForFunction(() => !document.querySelector('#status').textContent.includes('stopping'));
+  agent.end();
   await see(page, '#log .end.good', 'finished');
   await compare(page, server, session);
 }

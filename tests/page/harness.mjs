@@ -51,13 +51,20 @@ kind = "demo"
 kind = "jsonl"
 command = [${text(process.execPath)}, ${text(path.join(here, 'agent.mjs'))}]
 env = { PUPPET_PORT = "${puppetPort}" }
+# The same puppet, in the dialect of an agent that can go on by itself.
+[providers.talker]
+kind = "claude"
+command = [${text(process.execPath)}, ${text(path.join(here, 'agent.mjs'))}]
+env = { PUPPET_PORT = "${puppetPort}" }
 `);
     this.port = 0;
+    // The scenarios' agents end with the last server, whatever a failed one has left.
+    this.onStop = 'abort';
   }
 
   async start() {
     const program = path.join(process.env.CARGO_TARGET_DIR ?? path.join(root, 'target'), 'debug/reattach');
-    this.child = spawn(program, ['serve', '--json', '--bind', `127.0.0.1:${this.port}`,
+    this.child = spawn(program, ['serve', '--json', '--on-stop', this.onStop, '--bind', `127.0.0.1:${this.port}`,
       '--data-dir', this.data, '--config', path.join(this.dir, 'config.toml')],
     { stdio: ['ignore', 'pipe', 'pipe'] });
     this.log = [];

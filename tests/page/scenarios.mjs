@@ -165,6 +165,46 @@ export async function stopStops({ browser, server, puppets }) {
   await looksRight(page, 'stopped');
 }
 
+/** A turn that nobody asked for: work of the agent in the background has reported. */
+export async function anAgentThatGoesOnByItself({ browser, server, puppets }) {
+  const page = await browser.page(server.url);
+  await enter(page, server.url, server.token);
+  const session = await create(page, 'talker', server.project, 'build it in the background');
+  const agent = await puppets.next();
+  const line = (more) => agent.say({ session_id: 'native', ...more });
+  const words = (id, text) => line({ type: 'assistant',
+    message: { id, role: 'assistant', model: 'm', content: [{ type: 'text', text }] } });
+  line({ type: 'system', subtype: 'init', cwd: server.project, model: 'm', tools: [] });
+  words('m1', 'It builds in the background.');
+  line({ type: 'result', subtype: 'success', is_error: false, result: 'It builds.' });
+  await see(page, '#log .end.good', 'finished');
+  check(await page.locator('#stop').isHidden(), 'Stop stays');
+  words('m2', 'The build has finished.');
+  await see(page, '#log', 'The agent went on by itself.');
+  await see(page, '#log .said', 'The build has finished.');
+  await see(page, '#sessions .running', 'running by itself');
+  await see(page, '#status', 'by itself');
+  await page.getByRole('button', { name: 'Stop', exact: true }).waitFor();
+  await looksRight(page, 'by-itself');
+  await send(page, 'one more thing');
+  await see(page, '#status', 'Not sent: the agent is going on by itself');
+  same(await page.getByLabel('Message to the agent').inputValue(), 'one more thing', 'the composer');
+  await looksRight(page, 'by-itself-refused');
+  line({ type: 'result', subtype: 'success', is_error: false, result: 'Done.', origin: { kind: 'task-notification' } });
+  await page.waitForFunction(() => document.querySelectorAll('#log .end.good').length === 2);
+  await page.locator('#sessions .running').waitFor({ state: 'detached' });
+  const log = await compare(page, server, session);
+  same(log.filter((event) => event.kind === 'run_started').map((event) => event.origin),
+    ['user', 'agent'], 'who began the runs');
+  // The same process takes the next prompt.
+  await page.getByRole('button', { name: 'Send' }).click();
+  await see(page, '#log .prompt', 'one more thing');
+  words('m3', 'Here it is.');
+  line({ type: 'result', subtype: 'success', is_error: false, result: 'Here it is.' });
+  await page.waitForFunction(() => document.querySelectorAll('#log .end.good').length === 3);
+  await compare(page, server, session);
+}
+
 export async function aReloadShowsEverythingAgain({ browser, server, puppets }) {
   const page = await browser.page(server.url);
   await enter(page, server.url, server.token);

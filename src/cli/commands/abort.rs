@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{Context, string};
+use super::{Context, keepers, string};
 use crate::cli::args::AbortArgs;
 use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::cli::follow::{Begin, Follow, Mark};
@@ -62,7 +62,8 @@ fn one(args: &AbortArgs, named: &str) -> Outcome {
 fn all(args: &AbortArgs) -> Outcome {
     let begun = Instant::now();
     let mut context = Context::new(&args.server, args.output)?;
-    let running = context.list("/runs", &[("status", "running")], usize::MAX)?;
+    let running = context.list("/runs", &[("status", "running")], usize::MAX);
+    let running = running.map_err(|failure| keepers::unreachable(failure, context.rest.target()))?;
     let mut stopping = Vec::new();
     let mut refused = None;
     for run in &running {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::run::is_waiting;
-use super::{Context, age, id, title};
+use super::{Context, age, id, keepers, title};
 use crate::cli::args::{PsArgs, SessionsArgs, VersionArgs};
 use crate::cli::exit::{Exit, Outcome};
 use crate::cli::text::{self, Paint};
@@ -13,8 +13,12 @@ use crate::cli::text::{self, Paint};
 /// # Errors
 /// What the server or the way to it says.
 pub fn ps(args: PsArgs) -> Outcome {
+    if args.keepers {
+        return keepers::ps(&args);
+    }
     let mut context = Context::new(&args.server, args.output)?;
-    let runs = context.list("/runs", &[("status", "running")], usize::MAX)?;
+    let runs = context.list("/runs", &[("status", "running")], usize::MAX);
+    let runs = runs.map_err(|failure| keepers::unreachable(failure, context.rest.target()))?;
     let mut sessions = Vec::new();
     if args.all {
         sessions = context.list("/sessions", &[("archived", "false")], usize::MAX)?;

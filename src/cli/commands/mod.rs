@@ -5,6 +5,7 @@
 pub mod abort;
 pub mod bench;
 pub mod demo;
+pub mod keepers;
 pub mod list;
 pub mod logs;
 pub mod permissions;

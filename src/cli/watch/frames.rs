@@ -176,7 +176,10 @@ impl Watch<'_> {
                 }
             }
             Some("server_draining") => {
-                self.screen.say("-- the server is stopping; waiting for it to come back --")?;
+                let agents = if frame["mode"] == "keep" { ", agents work on" } else { "" };
+                self.screen.say(&format!(
+                    "-- the server is stopping{agents}; waiting for it to come back --"
+                ))?;
             }
             Some("store_state") if frame["ok"] == false => {
                 self.screen.say("-- the server cannot write to its disk; waiting --")?;

@@ -3,6 +3,7 @@
 mod demo;
 mod documented;
 mod errors;
+mod keepers;
 mod keyboard;
 mod reading;
 mod reconnect;

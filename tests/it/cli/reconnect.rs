@@ -2,6 +2,8 @@
 
 use rustix::process::Signal;
 
+use serde_json::Value;
+
 use super::{Live, command, json_lines, run};
 use crate::support::{Random, Setup};
 
@@ -16,13 +18,14 @@ fn a_gateway_that_is_killed_and_restarted_costs_no_line_and_repeats_none() {
         let prompt = format!("round {round}");
         run(&gateway, &["send", &session, &prompt], 0);
         let agent = gateway.hub().prompted("fake", &prompt).0;
-        agent.flood(100_000, 100, &format!("r{round}-"));
+        agent.flood(20_000, 100, &format!("r{round}-"));
         // In the midst of what the watcher sees.
         live.out.wait(&format!("\"r{round}-{}\"", random.below(3000)));
         gateway.kill();
         gateway = gateway.restart();
-        // The end of that run, which nobody saw happen.
-        live.out.wait_times("agent_lost", round);
+        // The run goes on to the end that it would have had.
+        agent.finish();
+        live.out.wait_times("\"kind\":\"complete\"", round);
     }
     live.interrupt();
     let ran = live.end().expect(0);
@@ -33,8 +36,12 @@ fn a_gateway_that_is_killed_and_restarted_costs_no_line_and_repeats_none() {
     let differs = ran.out.lines().zip(logs.out.lines()).find(|(seen, stored)| seen != stored);
     assert_eq!(differs, None);
     assert_eq!(ran.out.lines().count(), logs.out.lines().count());
-    let ends = json_lines(&logs.out).iter().filter(|e| e["kind"] == "complete").count();
-    assert_eq!(ends, ROUNDS);
+    let events = json_lines(&logs.out);
+    let ends: Vec<&Value> = events.iter().filter(|event| event["kind"] == "complete").collect();
+    assert_eq!(ends.len(), ROUNDS);
+    assert!(ends.iter().all(|end| end["success"] == true), "{ends:?}");
+    let said = events.iter().filter(|event| event["kind"] == "text").count();
+    assert_eq!(said, ROUNDS * 20_000, "each line of each flood, once");
 }
 
 #[test]
@@ -61,14 +68,35 @@ fn a_run_outlives_the_one_who_watches_it_and_a_gateway_that_stops() {
     let mut gateway = Setup::with_fake().start();
     let live = Live::start(command(&gateway, &["run", "x", "-a", "fake"]));
     let agent = gateway.hub().next("fake");
+    agent.say("the one half");
+    live.out.wait("the one half");
+    assert!(gateway.terminate().success());
+    agent.say("said while no gateway ran");
+    let gateway = gateway.restart();
+    live.out.wait("said while no gateway ran");
+    agent.say("the other half");
+    agent.finish();
+    let ran = live.end().expect(0);
+    let said = "the one half\nsaid while no gateway ran\nthe other half\n";
+    assert!(ran.out.contains(said), "{}", ran.out);
+    drop(gateway);
+}
+
+#[test]
+fn a_gateway_that_is_to_take_its_agents_along_does() {
+    let mut setup = Setup::with_fake();
+    setup.arguments.extend(["--on-stop", "abort"].map(str::to_owned));
+    let mut gateway = setup.start();
+    let live = Live::start(command(&gateway, &["run", "x", "-a", "fake"]));
+    let agent = gateway.hub().next("fake");
     agent.policy(&[], Some(0), None);
     agent.say("half");
     live.out.wait("half");
     assert!(gateway.terminate().success());
-    // Its run was aborted in order, and the gateway said so before it went, or says so later.
+    assert!(agent.gone(), "nothing is left behind");
+    // The gateway said so before it went, or says so later.
     let gateway = gateway.restart();
-    let ran = live.end();
-    assert!(matches!(ran.code, Some(10 | 11)), "{:?}: {}\n{}", ran.code, ran.out, ran.err);
+    let ran = live.end().expect(11);
     assert_eq!(ran.out.matches("half").count(), 1, "{}", ran.out);
     drop(gateway);
 }
