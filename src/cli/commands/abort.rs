@@ -63,7 +63,8 @@ fn all(args: &AbortArgs) -> Outcome {
     let begun = Instant::now();
     let mut context = Context::new(&args.server, args.output)?;
     let running = context.list("/runs", &[("status", "running")], usize::MAX);
-    let running = running.map_err(|failure| keepers::unreachable(failure, context.rest.target()))?;
+    let running =
+        running.map_err(|failure| keepers::unreachable(failure, context.rest.target()))?;
     let mut stopping = Vec::new();
     let mut refused = None;
     for run in &running {

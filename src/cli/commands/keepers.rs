@@ -150,7 +150,14 @@ impl Keeper {
 
 fn table(keepers: &[Keeper]) -> String {
     let head = [
-        "KEEPER", "PID", "STATE", "PROVIDER", "SESSION", "VERSION (PROTOCOL)", "AGE", "JOURNAL",
+        "KEEPER",
+        "PID",
+        "STATE",
+        "PROVIDER",
+        "SESSION",
+        "VERSION (PROTOCOL)",
+        "AGE",
+        "JOURNAL",
         "AGENT",
     ];
     text::table(&head, &keepers.iter().map(Keeper::row).collect::<Vec<_>>())

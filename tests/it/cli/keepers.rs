@@ -41,14 +41,20 @@ fn keepers_are_seen_with_a_server_and_without() {
     let attached = keeper(&gateway, "attached");
     assert_eq!(attached["agentPid"], agent.pid());
     assert_eq!(attached["keeperPid"], agent.parent());
-    assert_eq!((&attached["session"], &attached["provider"]), (&started["sessionId"], &json!("fake")));
+    assert_eq!(
+        (&attached["session"], &attached["provider"]),
+        (&started["sessionId"], &json!("fake"))
+    );
     assert_eq!(attached["version"], env!("CARGO_PKG_VERSION"));
     assert!(attached["journalBytes"].as_u64() > Some(0), "the prompt is in it: {attached}");
     assert!(attached["startedAt"].is_string() && attached["protocol"].is_u64(), "{attached}");
 
     gateway.kill();
     let orphaned = keeper(&gateway, "orphaned");
-    assert_eq!((&orphaned["agent"], &orphaned["agentPid"]), (&attached["agent"], &attached["agentPid"]));
+    assert_eq!(
+        (&orphaned["agent"], &orphaned["agentPid"]),
+        (&attached["agent"], &attached["agentPid"])
+    );
     let table = run(&gateway, &["ps", "--keepers"], 0);
     assert!(table.out.contains("orphaned"), "{}", table.out);
     assert!(table.err.contains("no server runs, 1 agent works on"), "{}", table.err);
