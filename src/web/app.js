@@ -14,6 +14,7 @@ let connectedOnce = false;
 // harmless: a prompt has its id, the first answer wins, an abort names its run.
 const unanswered = new Map();
 let refs = 0;
+let version = null; // of the server that this page came from
 
 // ---- the sessions
 
@@ -99,6 +100,7 @@ $('login-form').addEventListener('submit', async (event) => {
   }
 });
 
+$('reload').addEventListener('click', () => location.reload());
 $('retry').addEventListener('click', () => socket.connect());
 
 function ask(frame) {
@@ -112,6 +114,11 @@ function receive(frame) {
   if (opened) take(frame);
   const asked = frame.ref ? unanswered.get(frame.ref) : undefined;
   switch (frame.kind) {
+    case 'hello':
+      // A page of the version before goes on, and is reloaded when the person finds it convenient.
+      version ??= frame.server;
+      $('reload').hidden = frame.server === version;
+      break;
     case 'session_upserted':
       if (frame.session && !frame.session.archived) sessions.set(frame.sessionId, frame.session);
       else sessions.delete(frame.sessionId);

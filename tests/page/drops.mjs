@@ -212,6 +212,37 @@ export async function aServerThatIsStoppedLeavesItsAgents({ browser, server, pup
   await compare(page, server, session);
 }
 
+export async function anUpgradedServerSaysSo({ browser, server, puppets }) {
+  const page = await browser.page(server.url);
+  let hellos = 0;
+  // From the second connection on, the server is of another version.
+  await page.routeWebSocket(/\/ws$/, (near) => {
+    const far = near.connectToServer();
+    far.onMessage((message) => {
+      const frame = JSON.parse(message);
+      if (frame.kind === 'hello' && ++hellos > 1) frame.server = '99.0.0';
+      near.send(JSON.stringify(frame));
+    });
+  });
+  await enter(page, server.url, server.token);
+  await create(page, 'puppet', server.project, 'go on');
+  const agent = await puppets.next();
+  check(await page.locator('#reload').isHidden(), 'nothing was upgraded');
+  browser.allow(/WebSocket connection to|ERR_CONNECTION/);
+  await server.stop('SIGKILL');
+  await server.start();
+  await page.waitForSelector(LIVE);
+  await page.locator('#reload').waitFor();
+  await looksRight(page, 'upgraded');
+  agent.text('the old page shows it');
+  await see(page, '#log .said', 'the old page shows it');
+  await page.locator('#reload').click();
+  await page.waitForSelector(LIVE);
+  await see(page, '#log .said', 'the old page shows it');
+  agent.end();
+  await see(page, '#log .end.good', 'finished');
+}
+
 export async function anOfflineDeviceSaysSo({ browser, server }) {
   const page = await browser.page(server.url);
   await enter(page, server.url, server.token);

@@ -29,3 +29,39 @@ fn every_exit_code_stands_on_the_page() {
         assert!(page.contains(&format!("\n| {code} | ")), "{code}");
     }
 }
+
+/// The unit for systemd keeps what it promises: agents live on, and a drain has its time.
+#[test]
+fn the_unit_fits_the_server() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let unit = std::fs::read_to_string(root.join("docs/reattach.service")).expect("it is there");
+    let value = |key: &str| {
+        let mut found = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let value = found.next().unwrap_or_else(|| panic!("no {key}")).to_owned();
+        assert_eq!(found.next(), None, "{key} stands there twice");
+        value
+    };
+    assert_eq!(value("KillMode"), "process");
+    assert_eq!(value("OOMPolicy"), "continue");
+    assert_eq!(value("RestartPreventExitStatus"), "78");
+    let limits = reattach::limits::Limits::default();
+    let stop: i64 = value("TimeoutStopSec").parse().expect("seconds");
+    assert!(stop * 1000 > limits.drain_ms, "SIGKILL comes before the drain is over");
+    let files: usize = value("LimitNOFILE").parse().expect("a number");
+    assert!(files > 2 * limits.connections_max + 100, "too few descriptors");
+    let command = value("ExecStart");
+    let args = command.split_whitespace().skip(1);
+    let args: Vec<&str> = std::iter::once("reattach").chain(args).collect();
+    use clap::Parser as _;
+    Cli::try_parse_from(&args).expect("a command that there is");
+    // Each setting but the plainest stands below the reason for it.
+    let lines: Vec<&str> = unit.lines().collect();
+    for pair in lines.windows(2) {
+        let plain = ["[", "Description=", "Documentation=", "ExecStart=", "StartLimitBurst=",
+            "RestartSec=", "WantedBy="];
+        let set = pair[1].contains('=') && !pair[1].starts_with('#');
+        if set && !plain.iter().any(|plain| pair[1].starts_with(plain)) {
+            assert!(pair[0].starts_with("# "), "no reason for {}", pair[1]);
+        }
+    }
+}
