@@ -273,6 +273,7 @@ function draw(event) {
     opened.stopping = false;
   }
   if (event.kind === 'complete') {
+    if (notice.startsWith('Not sent')) notice = '';
     opened.run = null;
     opened.stopping = false;
   }

@@ -214,13 +214,15 @@ export async function aServerThatIsStoppedLeavesItsAgents({ browser, server, pup
 
 export async function anUpgradedServerSaysSo({ browser, server, puppets }) {
   const page = await browser.page(server.url);
-  let hellos = 0;
+  let connections = 0;
   // From the second connection on, the server is of another version.
   await page.routeWebSocket(/\/ws$/, (near) => {
+    connections += 1;
+    const later = connections > 1;
     const far = near.connectToServer();
     far.onMessage((message) => {
       const frame = JSON.parse(message);
-      if (frame.kind === 'hello' && ++hellos > 1) frame.server = '99.0.0';
+      if (frame.kind === 'hello' && later) frame.server = '99.0.0';
       near.send(JSON.stringify(frame));
     });
   });

@@ -193,6 +193,7 @@ export async function anAgentThatGoesOnByItself({ browser, server, puppets }) {
   line({ type: 'result', subtype: 'success', is_error: false, result: 'Done.', origin: { kind: 'task-notification' } });
   await page.waitForFunction(() => document.querySelectorAll('#log .end.good').length === 2);
   await page.locator('#sessions .running').waitFor({ state: 'detached' });
+  await page.waitForFunction(() => !document.querySelector('#status').textContent.includes('Not sent'));
   const log = await compare(page, server, session);
   same(log.filter((event) => event.kind === 'run_started').map((event) => event.origin),
     ['user', 'agent'], 'who began the runs');

@@ -57,8 +57,15 @@ fn the_unit_fits_the_server() {
     // Each setting but the plainest stands below the reason for it.
     let lines: Vec<&str> = unit.lines().collect();
     for pair in lines.windows(2) {
-        let plain = ["[", "Description=", "Documentation=", "ExecStart=", "StartLimitBurst=",
-            "RestartSec=", "WantedBy="];
+        let plain = [
+            "[",
+            "Description=",
+            "Documentation=",
+            "ExecStart=",
+            "StartLimitBurst=",
+            "RestartSec=",
+            "WantedBy=",
+        ];
         let set = pair[1].contains('=') && !pair[1].starts_with('#');
         if set && !plain.iter().any(|plain| pair[1].starts_with(plain)) {
             assert!(pair[0].starts_with("# "), "no reason for {}", pair[1]);
