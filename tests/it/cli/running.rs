@@ -272,3 +272,42 @@ fn the_watching_has_an_end_and_the_run_has_not() {
     let session = session_in(&ran.err);
     run(&gateway, &["abort", &session, "--wait", "--timeout", "100ms"], 7);
 }
+
+/// Work that the agent has put into the background reports, and the agent goes on with it.
+#[test]
+fn an_agent_that_goes_on_by_itself_is_watched_answered_and_not_disturbed() {
+    let gateway = Setup::new().with_fake_claude().start();
+    let report = gateway.setup.root.path().join("report");
+    let prompt = format!("say at work\nbackground {}", report.display());
+    let ran = run(&gateway, &["run", &prompt, "-a", "claude"], 0);
+    let session = session_in(&ran.err);
+    assert!(!ran.out.contains("by itself"), "somebody asked for this one: {}", ran.out);
+    std::fs::write(&report, "say it is built\nask\n").expect("the root is writable");
+    let request = waiting(&gateway, 1).remove(0);
+    let table = run(&gateway, &["sessions"], 0).out;
+    assert!(table.contains("waiting"), "who needs you comes first: {table}");
+    let busy = run(&gateway, &["send", &session, "more"], 6);
+    assert!(busy.err.contains("going on by itself"), "{}", busy.err);
+    assert!(busy.err.contains(&format!("reattach attach {session}")), "{}", busy.err);
+    run(&gateway, &["allow", request["requestId"].as_str().expect("an id")], 0);
+    let seen = run(&gateway, &["attach", &session, "--until-complete"], 0).out;
+    let (_, second) = seen.split_once("(the agent went on by itself)\n").expect("it says so");
+    assert!(second.contains("it is built") && second.contains("--- finished"), "{second}");
+    let events = json_lines(&run(&gateway, &["logs", &session, "--json"], 0).out);
+    let origins: Vec<(&Value, &Value)> = events
+        .iter()
+        .filter(|event| event["kind"] == "run_started")
+        .map(|event| (&event["origin"], &event["content"]))
+        .collect();
+    assert_eq!(origins, [(&json!("user"), &json!(prompt)), (&json!("agent"), &json!(""))]);
+
+    let again = format!("say again\nbackground {}", report.with_extension("2").display());
+    run(&gateway, &["send", &session, &again, "--wait"], 0);
+    std::fs::write(report.with_extension("2"), "hold\n").expect("the root is writable");
+    eventually("it runs by itself", || {
+        run(&gateway, &["ps"], 0).out.contains("running by itself").then_some(())
+    });
+    let stopped = run(&gateway, &["abort", "--all", "--wait", "--json"], 0).json();
+    assert_eq!(stopped["runs"][0]["run"]["origin"], "agent", "{stopped}");
+    assert_eq!(stopped["runs"][0]["run"]["aborted"], true);
+}
