@@ -172,7 +172,7 @@ test('one process serves a session, and a resumed one after it', async () => {
   assert.equal(keeper(id).agentPid, warm.agentPid);
 
   // Its keeper is told to stop it: the next prompt starts another, in the same conversation.
-  process.kill(warm.keeperPid, 'SIGTERM');
+  process.kill(warm.pid, 'SIGTERM');
   await eventually('the keeper ends', () => !keeper(id));
   const fourth = await send(id, 'once more');
   await completed(id, fourth);

@@ -119,7 +119,7 @@ impl Keeper {
             "session": info.map(|info| &info.session),
             "provider": info.map(|info| &info.provider),
             "state": self.state.code(),
-            "keeperPid": info.map(|info| info.pid),
+            "pid": info.map(|info| info.pid),
             "agentPid": info.map(|info| info.agent_pid).filter(|pid| *pid != 0),
             "version": info.map(|info| &info.version),
             "protocol": info.map(|info| info.protocol),

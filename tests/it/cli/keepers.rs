@@ -27,7 +27,7 @@ fn keeper(gateway: &Gateway, state: &str) -> Value {
 
 #[track_caller]
 fn terminate(keeper: &Value) {
-    let pid = keeper["keeperPid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+    let pid = keeper["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
     let pid = pid.and_then(Pid::from_raw).expect("a keeper has a pid");
     kill_process(pid, Signal::TERM).expect("it runs");
 }
@@ -40,7 +40,7 @@ fn keepers_are_seen_with_a_server_and_without() {
     let agent = gateway.hub().prompted("fake", "x").0;
     let attached = keeper(&gateway, "attached");
     assert_eq!(attached["agentPid"], agent.pid());
-    assert_eq!(attached["keeperPid"], agent.parent());
+    assert_eq!(attached["pid"], agent.parent());
     assert_eq!(
         (&attached["session"], &attached["provider"]),
         (&started["sessionId"], &json!("fake"))
@@ -58,7 +58,7 @@ fn keepers_are_seen_with_a_server_and_without() {
     let table = run(&gateway, &["ps", "--keepers"], 0);
     assert!(table.out.contains("orphaned"), "{}", table.out);
     assert!(table.err.contains("no server runs, 1 agent works on"), "{}", table.err);
-    let advice = format!("kill {}", orphaned["keeperPid"]);
+    let advice = format!("kill {}", orphaned["pid"]);
     for args in [&["abort", "--all"][..], &["ps"]] {
         let ran = run(&gateway, args, 5);
         assert!(ran.err.contains("1 agent works on without it"), "{}", ran.err);
