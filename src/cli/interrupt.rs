@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::exit::{Exit, Failure};
 
@@ -29,7 +29,8 @@ pub enum Woken {
 }
 
 impl Interrupts {
-    /// From now on Ctrl-C ends nothing by itself. With `term`, neither does SIGTERM.
+    /// From now on Ctrl-C ends nothing by itself. With `term`, neither does SIGTERM, nor SIGHUP,
+    /// which comes when the terminal is closed.
     ///
     /// # Errors
     /// If the process has no descriptors left.
@@ -39,7 +40,9 @@ impl Interrupts {
             pipe.set_nonblocking(true)?;
             write.set_nonblocking(true)?;
             if term {
-                signal_hook::low_level::pipe::register(SIGTERM, write.try_clone()?)?;
+                for signal in [SIGTERM, SIGHUP] {
+                    signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+                }
             }
             signal_hook::low_level::pipe::register(SIGINT, write)?;
             Ok(Self { pipe, pending: 0 })

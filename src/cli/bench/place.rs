@@ -139,6 +139,10 @@ impl Place {
         server.insert("project_roots".into(), toml::Value::Array(vec![root.into()]));
         let mut config = toml::Table::new();
         config.insert("server".into(), toml::Value::Table(server));
+        // Should the server be killed, nothing of it stays for long.
+        let mut timeouts = toml::Table::new();
+        timeouts.insert("orphan_grace".into(), "10s".into());
+        config.insert("timeouts".into(), toml::Value::Table(timeouts));
         let file = self.dir.join("bench.toml");
         fs::write(&file, config.to_string())
             .map_err(|error| cannot(&format!("write {}", file.display()), &error))?;

@@ -121,6 +121,10 @@ impl Place {
         server.insert("project_roots".into(), toml::Value::Array(vec![utf8(&project)?.into()]));
         let mut config = toml::Table::new();
         config.insert("server".into(), toml::Value::Table(server));
+        // Should the server be killed, nothing of it stays for long.
+        let mut timeouts = toml::Table::new();
+        timeouts.insert("orphan_grace".into(), "10s".into());
+        config.insert("timeouts".into(), toml::Value::Table(timeouts));
         fs::write(&file, config.to_string())
             .map_err(|error| cannot(&format!("write {}", file.display()), &error))?;
         Ok(file)

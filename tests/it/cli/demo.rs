@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
 use super::{Live, bare, ran};
@@ -65,15 +66,21 @@ fn the_demo_shows_everything_and_leaves_nothing() {
 }
 
 #[test]
-fn an_interrupted_demo_takes_its_server_along() {
-    let temporary = tempfile::tempdir().expect("a temp dir");
-    let live = demo(temporary.path(), &[]);
-    live.err.wait("waits for an answer");
-    let dir = data_dir(temporary.path());
-    live.interrupt();
-    live.end().expect(0);
-    super::wait_path(&dir, false);
-    eventually("nothing of it runs", || process::mentioning(&dir, &[]).is_empty().then_some(()));
+fn an_interrupted_demo_takes_its_server_and_its_agent_along() {
+    // Ctrl-C, and the end of the terminal.
+    for signal in [Signal::INT, Signal::HUP] {
+        let temporary = tempfile::tempdir().expect("a temp dir");
+        let live = demo(temporary.path(), &[]);
+        live.err.wait("waits for an answer");
+        let dir = data_dir(temporary.path());
+        let running = process::mentioning(&dir, &[]).len();
+        assert!(running >= 3, "server, keeper and agent: {running}");
+        kill_process(live.pid(), signal).expect("it runs");
+        live.end().expect(0);
+        super::wait_path(&dir, false);
+        let left = || process::mentioning(&dir, &[]).is_empty().then_some(());
+        eventually("nothing of it runs", left);
+    }
 }
 
 #[test]
