@@ -25,6 +25,8 @@ pub struct Limits {
     pub line_bytes_max: usize,
     /// One client frame.
     pub message_bytes_max: usize,
+    /// What an agent's journal may take on disk.
+    pub journal_bytes_max: u64,
     /// How long a finished run stays in memory.
     pub completed_retention_ms: i64,
     /// Between protocol pings.
@@ -54,6 +56,7 @@ impl Default for Limits {
             event_bytes_max: EVENT_BYTES_DEFAULT,
             line_bytes_max: LINE_BYTES_DEFAULT,
             message_bytes_max: 1 << 20,
+            journal_bytes_max: JOURNAL_BYTES_DEFAULT,
             completed_retention_ms: 300_000,
             heartbeat_ms: 30_000,
             stall_ms: 30_000,

@@ -2,7 +2,9 @@
 //! it goes.
 
 use super::{Config, ConfigError, Origin, value};
-use crate::limits::{EVENT_BYTES_CEILING, LINE_HEAD_BYTES, Limits};
+use crate::limits::{
+    EVENT_BYTES_CEILING, JOURNAL_BYTES_FLOOR, JOURNAL_LINE_PART, LINE_HEAD_BYTES, Limits,
+};
 
 /// A value as it was given.
 #[derive(Debug)]
@@ -112,6 +114,10 @@ pub const KEYS: &[Key] = &[
     key("limits", "message_bytes_max", "1048576", |c, v| {
         v.count(MESSAGE_BYTES_MIN, MESSAGE_BYTES_CEILING, &mut c.limits.message_bytes_max)
     }),
+    key("limits", "journal_bytes_max", "67108864", |c, v| {
+        c.limits.journal_bytes_max = v.integer(JOURNAL_BYTES_FLOOR, u64::MAX >> 1)?;
+        Ok(())
+    }),
     key("timeouts", "completed_retention", "\"5m\"", |c, v| {
         v.duration(0, &mut c.limits.completed_retention_ms)
     }),
@@ -144,6 +150,14 @@ pub(super) fn check_relations(limits: &Limits) -> Result<(), ConfigError> {
             "limits.ring_total_bytes_max is {}, less than limits.ring_bytes_max, {}: all sessions \
              together cannot hold less than one of them",
             limits.ring_total_bytes_max, limits.ring_bytes_max
+        ));
+    }
+    let line = u64::try_from(limits.line_bytes_max).unwrap_or(u64::MAX);
+    if line > limits.journal_bytes_max / JOURNAL_LINE_PART {
+        return relation(format!(
+            "limits.line_bytes_max is {line}, more than a quarter of limits.journal_bytes_max, {}: \
+             a long line must leave room for others; lower the one or raise the other",
+            limits.journal_bytes_max
         ));
     }
     Ok(())

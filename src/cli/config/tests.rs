@@ -58,6 +58,7 @@ fn the_tables_defaults_are_the_real_ones() {
             event_bytes_max: 1,
             line_bytes_max: 1,
             message_bytes_max: 1,
+            journal_bytes_max: 1,
             completed_retention_ms: 1,
             heartbeat_ms: 1,
             stall_ms: 1,
@@ -248,6 +249,14 @@ fn values_that_cannot_be_together_are_refused() {
     refused(
         "[limits]\nring_total_bytes_max = 1048576",
         &["ring_total_bytes_max", "ring_bytes_max"],
+    );
+    refused(
+        "[limits]\njournal_bytes_max = 33554432",
+        &["line_bytes_max", "journal_bytes_max", "quarter"],
+    );
+    assert!(
+        config("[limits]\njournal_bytes_max = 33554432\nline_bytes_max = 8388608").is_ok(),
+        "as small as a keeper takes it"
     );
 }
 
