@@ -128,6 +128,12 @@ impl Client {
         }
     }
 
+    /// Takes little at a time: what it does not read soon waits at the gateway.
+    pub(crate) fn narrow(&self) {
+        rustix::net::sockopt::set_socket_recv_buffer_size(self.socket.get_ref(), 32 << 10)
+            .expect("an open socket");
+    }
+
     /// From here on frames are given out but not kept in `seen`.
     pub(crate) fn forget(&mut self) {
         self.keep = false;
