@@ -197,6 +197,7 @@ impl Seat {
         let spec = LaunchSpec {
             session: session.id().to_string(),
             provider: self.provider.name.clone(),
+            journal_bytes_max: limits.journal_bytes_max,
             orphan_grace_ms: limits.orphan_grace_ms.unsigned_abs(),
             ..LaunchSpec::new(launch, home.clone(), &self.data, limits.line_bytes_max)
         };
