@@ -86,9 +86,13 @@ fn main() -> io::Result<()> {
     };
     agent.note(&json!({"start": {"parent": parent_id(), "resume": resumed, "argv": args}}))?;
     let record = agent.witness.try_clone()?;
-    thread::spawn(move || listen(&sender, record));
+    // One more sender than there are threads: a wait with a deadline lasts that long, also when
+    // nothing can come any more.
+    let listener = sender.clone();
+    thread::spawn(move || listen(&listener, record));
     // Whatever went wrong, there is nobody to tell.
     drop(agent.live());
+    drop(sender);
     agent.note(&json!({"end": true}))
 }
 
@@ -159,11 +163,7 @@ impl Agent {
     /// Takes one line in, waiting for it as long as it takes, or for `span`. What it answered to
     /// a request of ours is given back.
     fn hear(&mut self, span: Option<Duration>) -> Result<Option<Value>, Stop> {
-        if self.closed {
-            if let Some(span) = span {
-                thread::sleep(span);
-                return Ok(None);
-            }
+        if self.closed && span.is_none() {
             return Err(Stop::Gone);
         }
         let line = match span {

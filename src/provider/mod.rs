@@ -263,9 +263,36 @@ pub struct Answer {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Write {
     /// Whole lines, ends included. May be empty if only the close matters.
+    #[serde(with = "as_text")]
     pub bytes: Vec<u8>,
     /// Close the agent's stdin after them.
     pub close: bool,
+}
+
+/// Bytes that are text, as nearly all are, as a string: a list of numbers is four times as long.
+mod as_text {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        match str::from_utf8(bytes) {
+            Ok(text) => text.serialize(to),
+            Err(_) => bytes.serialize(to),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        Ok(match Either::deserialize(from)? {
+            Either::Text(text) => text.into_bytes(),
+            Either::Bytes(bytes) => bytes,
+        })
+    }
 }
 
 /// How to start an agent.
@@ -442,6 +469,18 @@ mod tests {
         assert_eq!(raw_text(br#"{ "b":1, "a":2 }"#), r#"{ "b":1, "a":2 }"#, "left alone");
         assert_eq!(raw_text(b"sessionId=n-1"), "sessionId=n-1");
         assert_eq!(raw_text(b"\xffab"), "\u{fffd}ab");
+    }
+
+    #[test]
+    fn what_is_written_is_saved_as_text_where_it_is_text() {
+        let saved = |bytes: &[u8]| {
+            let write = Write { bytes: bytes.to_vec(), close: false };
+            let saved = serde_json::to_string(&write).unwrap();
+            assert_eq!(serde_json::from_str::<Write>(&saved).unwrap(), write);
+            saved
+        };
+        assert_eq!(saved("{\"ü\"}\n".as_bytes()), r#"{"bytes":"{\"ü\"}\n","close":false}"#);
+        assert_eq!(saved(&[0xff, 0]), r#"{"bytes":[255,0],"close":false}"#);
     }
 
     #[test]

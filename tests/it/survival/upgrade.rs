@@ -53,7 +53,7 @@ fn ps_keepers(gateway: &Gateway) -> Value {
 fn listed(gateway: &Gateway, keeper: u32) -> Value {
     let all = ps_keepers(gateway);
     let items = all.get("items").unwrap_or(&all).as_array().expect("a list").clone();
-    let found = items.into_iter().find(|item| item["keeperPid"] == keeper);
+    let found = items.into_iter().find(|item| item["pid"] == keeper);
     found.unwrap_or_else(|| panic!("no keeper {keeper} in {all}"))
 }
 
