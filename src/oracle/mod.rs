@@ -8,13 +8,21 @@ mod bell;
 mod checker;
 mod disk;
 mod fault;
+#[cfg(not(any(loom, shuttle)))]
+mod journal;
 mod machine;
 mod model;
 mod op;
+#[cfg(not(any(loom, shuttle)))]
+mod socket;
 
 pub use bell::Alarm;
 pub use checker::{Checker, Fact};
 pub use disk::{MemoryDisk, StoredRun};
 pub use fault::Fault;
+#[cfg(not(any(loom, shuttle)))]
+pub use journal::check_journal;
 pub use machine::{Machine, check_bytes, check_ops};
 pub use op::Op;
+#[cfg(not(any(loom, shuttle)))]
+pub use socket::check_frames;
