@@ -122,7 +122,10 @@ impl Worker<'_> {
         }
         tracing::info!(run = %self.run, records, "an agent's records are folded up to the present");
         self.recovering = None;
-        self.forget_answered();
+        // A record that is not known may have asked just now, and nobody could answer yet.
+        if self.fold.is_known() {
+            self.forget_answered();
+        }
     }
 
     /// What was answered before the restart does not wait any more.

@@ -163,12 +163,12 @@ impl Turn {
     }
 
     /// An answer was given: the request waits no longer.
-    pub(super) fn answered(&mut self, request: &RequestId) {
+    pub fn answered(&mut self, request: &RequestId) {
         self.open_requests.retain(|open| open != request);
     }
 
     /// Only these requests wait.
-    pub(super) fn keep_open(&mut self, is_open: impl Fn(&RequestId) -> bool) {
+    pub fn keep_open(&mut self, is_open: impl Fn(&RequestId) -> bool) {
         self.open_requests.retain(is_open);
     }
 

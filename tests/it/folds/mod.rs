@@ -1,6 +1,11 @@
 //! What a restart builds on: fold(all) = fold(checkpoint, rest), for every dialect, at every
 //! record.
 
+mod crash;
+mod gateway;
+mod keeper;
+mod script;
+
 use proptest::prelude::*;
 use proptest::sample::select;
 use reattach::provider::{Adapter, Exit, Kind, Record, RecordBody};
