@@ -4,6 +4,7 @@
 //! Readers are in `readers`, the store's side in `rounds`. Must not know who chooses the
 //! operations.
 
+mod hands;
 mod readers;
 mod rounds;
 
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use self::hands::Hands;
 use self::readers::{Listener, Reader};
 use super::bell::Alarm;
 use super::disk::MemoryDisk;
@@ -18,8 +20,8 @@ use super::model::{Answer, Asked, Model, News, RunModel, SessionModel};
 use super::op::Op;
 use crate::limits::Limits;
 use crate::registry::{
-    Admission, AgentPermit, Completed, Composer, Crew, Job, Pending, Persist, Refusal, RefusalCode,
-    Refused, Registry, SendPrompt, Session, Started, cancelled, end, request_id,
+    Admission, Completed, Composer, Pending, Persist, Refusal, RefusalCode, Refused, Registry,
+    SendPrompt, Session, cancelled, end, request_id,
 };
 use crate::run::change::{Mark, SessionRow};
 use crate::run::event::{
@@ -32,7 +34,7 @@ use crate::run::id::{
 use crate::run::log::Settled;
 use crate::run::state::AnswerRequest;
 use crate::run::wake::Waker;
-use crate::sync::{Arc, Mutex};
+use crate::sync::Arc;
 
 /// Sessions alive at once.
 const SESSIONS_MAX: usize = 3;
@@ -71,20 +73,6 @@ struct Ticket {
     version: u64,
     /// It was refused: the rows of its session were.
     refused: bool,
-}
-
-/// Starts no agent; keeps each run's place among those that may be alive.
-#[derive(Clone, Debug, Default)]
-struct Hands(Arc<Mutex<BTreeMap<RunId, AgentPermit>>>);
-
-impl Crew for Hands {
-    fn prepare(&self, _: &SessionRow, _: &str, _: &Map<String, Value>) -> Result<Job, Refusal> {
-        Ok(Job::default())
-    }
-
-    fn start(&self, _: &Arc<Registry>, _: &Arc<Session>, started: Started) {
-        self.0.lock().insert(started.run, started.permit);
-    }
 }
 
 /// Applies operations to a new machine.
