@@ -232,7 +232,7 @@ impl Crew for Workers {
 
     fn start(&self, registry: &Arc<Registry>, session: &Arc<Session>, started: Started) {
         let run = started.run;
-        let job = Job::Run { session: session.clone(), started, first: None };
+        let job = Job::Run { session: session.clone(), started, recorded: None };
         if let Err(error) = self.give(registry, session, job) {
             session.complete(run, &end(Reason::InternalError, None, Some(error)), Millis::now());
         }

@@ -114,12 +114,12 @@ pub enum Change {
     },
     /// A run began. Its head frame follows at (k, 0) and is kept in this row.
     RunStarted(RunRow),
-    /// A warm process of the session serves the run, and not one of its own. Comes before the
-    /// run's first command.
+    /// Another process serves the run than the one it began with: a warm one of the session, or a
+    /// fresh one after that turned out to be dead. Comes before the run's prompt is delivered.
     RunAdopted {
         /// Which run.
         run: RunId,
-        /// The process that takes it; it served a run of the session before.
+        /// The process that takes it.
         agent: AgentId,
     },
     /// Somebody asked that the run stop.

@@ -260,10 +260,12 @@ impl Step<'_> {
                 )
             }
             Change::RunStarted(row) => self.start_run(row),
+            // Offsets are those of its journal from now on. One that has its end is taken by nobody.
             Change::RunAdopted { run, agent } => {
                 let row = self.run_of(*run)?;
                 self.run_sql(
-                    "UPDATE run SET agent = ?2 WHERE id = ?1",
+                    "UPDATE run SET agent = ?2, record_offset = 0 \
+                     WHERE id = ?1 AND state = 'running'",
                     params![row, agent.as_bytes()],
                 )
             }

@@ -259,8 +259,9 @@ BEGIN
   SELECT RAISE(ABORT, 'I6: what a run began with never changes');
 END;
 CREATE TRIGGER run_adopted BEFORE UPDATE OF agent ON run
-WHEN OLD.state <> 'running' OR EXISTS (SELECT 1 FROM command WHERE run = OLD.id)
-  OR NOT EXISTS (SELECT 1 FROM run WHERE agent = NEW.agent AND session = OLD.session)
+WHEN OLD.state <> 'running'
+  OR EXISTS (SELECT 1 FROM command WHERE run = OLD.id AND delivered_ms IS NOT NULL)
+  OR EXISTS (SELECT 1 FROM run WHERE agent = NEW.agent AND session <> OLD.session)
 BEGIN
   SELECT RAISE(ABORT, 'I6: only a process of its session takes a run, before it is told of it');
 END;

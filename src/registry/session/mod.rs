@@ -334,6 +334,17 @@ impl Session {
         ticket
     }
 
+    /// Records two facts that reach the disk together, and gives the ticket of both.
+    pub fn note_both(&self, first: Change, second: Change) -> u64 {
+        let ticket = {
+            let mut inner = self.inner.lock();
+            inner.record(first);
+            inner.record(second)
+        };
+        self.budget.wake_store(self.id);
+        ticket
+    }
+
     /// The provider's own id became known. `None` if it was known.
     pub fn learn_native(&self, native_id: &NativeId, now: Millis) -> Option<u64> {
         let ticket = {

@@ -60,7 +60,7 @@ impl Worker<'_> {
         if !matches!(self.stage, Stage::Clearing { .. }) {
             return;
         }
-        if left > 0 || (killed > 0 && self.prompt_n == Some(1)) {
+        if left > 0 || (killed > 0 && self.first_turn) {
             return self.stop_for_abort(true);
         }
         let end = end(Reason::Aborted, Some(0), None);

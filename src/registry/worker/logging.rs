@@ -105,7 +105,9 @@ impl Worker<'_> {
                 }
                 Effect::Native(id) => self.learn_native(&id, record.at, now),
                 Effect::TurnEnded(ending) => over = Some(ending.complete(0)),
-                Effect::Exited(exit) if over.is_none() => over = Some(self.exited(exit)),
+                Effect::Exited(exit) if over.is_none() && self.unsent_prompt().is_none() => {
+                    over = Some(self.exited(exit));
+                }
                 Effect::Exited(_) => {}
             }
         }
@@ -284,7 +286,10 @@ impl Worker<'_> {
     }
 
     /// Everything that the agent said is folded and no end was among it.
-    pub(super) fn lost_without_end(&self, now: Millis) {
+    pub(super) fn lost_without_end(&mut self, now: Millis) {
+        if let Some((n, job)) = self.unsent_prompt() {
+            return self.hand_on(n, job);
+        }
         let end = end(Reason::AgentLost, None, self.fold.turn().stderr_tail());
         self.session.complete(self.run, &end, now);
     }

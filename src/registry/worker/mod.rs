@@ -33,7 +33,7 @@ use crate::limits;
 use crate::provider::{Launch, Provider, Record, Write};
 use crate::registry::crew::Seats;
 use crate::registry::session::Session;
-use crate::registry::{AgentPermit, Composer, Registry, Started, end};
+use crate::registry::{self, AgentPermit, Composer, Registry, Started, end};
 use crate::run::change::Change;
 use crate::run::event::{AnswerState, Complete, Event, Reason, Status, StatusKind};
 use crate::run::id::{AgentId, Millis, Ordinal, RequestId, RunId, SessionId};
@@ -84,8 +84,9 @@ pub(super) enum Next {
 /// Something to serve.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// A run that a prompt began; the prompt's command, if it was recorded before a restart.
-    Run { session: Arc<Session>, started: Started, first: Option<Write> },
+    /// A run that a prompt began; the number of the prompt's command, if it was recorded for a
+    /// process that is gone.
+    Run { session: Arc<Session>, started: Started, recorded: Option<u64> },
     /// An agent of before the restart.
     Recovered(Box<Recovered>),
 }
@@ -107,9 +108,9 @@ pub(super) fn spawn(seat: Seat, job: Job) -> io::Result<()> {
 /// Serves one job, to the end of its process.
 fn serve(seat: &Seat, job: Job) {
     let worker = match job {
-        Job::Run { session, started, first } => {
+        Job::Run { session, started, recorded } => {
             seat.serving.replace(Some((session.clone(), started.run, started.agent)));
-            Worker::start(seat, session, started, first)
+            Worker::start(seat, session, started, recorded)
         }
         Job::Recovered(recovered) => recover::recover(seat, *recovered),
     };
@@ -223,6 +224,13 @@ struct Worker<'a> {
     next_n: u64,
     /// The number of the prompt that began the run, if a prompt of this gateway's did.
     prompt_n: Option<u64>,
+    /// What the run is to do, if the process served another before: should it turn out to be
+    /// dead, a fresh one takes over.
+    job: Option<registry::Job>,
+    /// The run's is the process's first turn.
+    first_turn: bool,
+    /// The keeper said that the prompt is not in the agent's stdin.
+    prompt_failed: bool,
     recorded: VecDeque<Order>,
     sent: BTreeMap<u64, (RunId, Purpose)>,
     /// Answers that wait until the adapter knows what they answer.
@@ -283,6 +291,9 @@ impl<'a> Worker<'a> {
             said_all: false,
             next_n: 1,
             prompt_n: None,
+            job: None,
+            first_turn: false,
+            prompt_failed: false,
             recorded: VecDeque::new(),
             sent: BTreeMap::new(),
             answers: Vec::new(),
@@ -483,6 +494,7 @@ impl<'a> Worker<'a> {
                     Some((_, Purpose::Prompt)) if why == WriteError::Full => {
                         self.prompt_refused(now);
                     }
+                    Some((run, Purpose::Prompt)) => self.prompt_failed |= run == self.run,
                     Some((run, purpose)) => {
                         self.delivered(run, purpose, AnswerState::Undeliverable, now);
                     }

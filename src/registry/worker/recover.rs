@@ -98,8 +98,8 @@ impl Recovered {
         let Some(open) = self.stored.open.as_ref().filter(|_| !alive) else {
             return Err(Box::new(self));
         };
-        let first = first_command(&self.stored, open.run.id);
-        let unsent = open.offset == 0 && (self.stored.last_n == 0 || first.is_some());
+        let recorded = prompt_of(&self.stored, open.run.id);
+        let unsent = open.offset == 0 && (self.stored.last_n == 0 || recorded.is_some());
         if !unsent || self.job.is_none() || self.home.info().is_some() {
             return Err(Box::new(self));
         }
@@ -108,13 +108,18 @@ impl Recovered {
         let job = job.unwrap_or_default();
         let started = Started { run, ordinal, agent: stored.agent, at, ticket: 0, job, permit };
         tracing::info!(%run, "a run that was accepted before the restart starts");
-        Ok(super::Job::Run { session, started, first: first.map(|body| body.write) })
+        Ok(super::Job::Run { session, started, recorded })
     }
 }
 
-fn first_command(stored: &StoredAgent, run: RunId) -> Option<Body> {
-    let first = stored.commands.iter().find(|command| command.n == 1 && command.run == run)?;
-    serde_json::from_slice(&first.body).ok()
+/// The number of the run's prompt, if it is recorded and was not delivered.
+fn prompt_of(stored: &StoredAgent, run: RunId) -> Option<u64> {
+    let of_run = stored.commands.iter().filter(|command| command.run == run);
+    let mut bodies = of_run.map(|command| (command.n, serde_json::from_slice(&command.body)));
+    bodies.find_map(|(n, body)| match body {
+        Ok(Body { purpose: Purpose::Prompt, .. }) => Some(n),
+        _ => None,
+    })
 }
 
 fn lose<'a>(recovered: &Recovered, why: &str) -> Option<Worker<'a>> {
@@ -166,6 +171,8 @@ fn resume(
     worker.recovering = Some(0);
     worker.answers = stored.answers.clone();
     worker.send_again(&stored);
+    // A process that has served a run before this one is warm.
+    worker.job = job.filter(|_| !worker.first_turn);
     if !worker.fold.is_catching_up() {
         worker.forget_answered();
     }
@@ -223,6 +230,7 @@ impl Worker<'_> {
             };
             if purpose == Purpose::Prompt {
                 self.prompt_n = Some(command.n);
+                self.first_turn = command.n == 1;
             }
             self.sent.insert(command.n, (command.run, purpose));
             // Of a keeper that is gone the journal says what it wrote.

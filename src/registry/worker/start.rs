@@ -10,24 +10,25 @@ use super::turn::Turn;
 use super::{FOREVER, Fold, Order, Seat, Stage, Worker, after, bell, forget_home, recorded, sweep};
 use crate::keeper::{Home, LaunchSpec};
 use crate::limits;
-use crate::provider::{Adapter, Command, Launch, Origin, Prompt, Write};
+use crate::provider::{Adapter, Command, Launch, Origin, Prompt};
 use crate::registry::session::Session;
-use crate::registry::{Completed, Job, Started, end};
+use crate::registry::{self, Completed, Job, Started, end};
 use crate::run::change::Change;
 use crate::run::event::Reason;
-use crate::run::id::{Millis, Ordinal, RunId};
+use crate::run::id::{AgentId, Millis, Ordinal, RunId};
 use crate::run::log::Settled;
 use crate::run::wake::Waker;
 use crate::sync::Arc;
 
 impl<'a> Worker<'a> {
     /// Starts a process for a run; `None` if the run has ended, or the server stopped, before
-    /// that. `first` is the prompt as it was recorded before a restart, if it was.
+    /// that. `prompt_n` is the number of the prompt's command, if that was recorded for a process
+    /// that is gone.
     pub(super) fn start(
         seat: &'a Seat,
         session: Arc<Session>,
         started: Started,
-        first: Option<Write>,
+        prompt_n: Option<u64>,
     ) -> Option<Self> {
         let (bell, wakes) = bell();
         let waker = Waker::new(Box::new(bell));
@@ -36,15 +37,14 @@ impl<'a> Worker<'a> {
         let adapter = Adapter::new(seat.provider.kind);
         let prompt = prompt_of(&started.job);
         let launch = seat.provider.launch(&prompt);
-        let order = match first {
-            // A ticket that is settled: the row is on disk.
-            Some(write) => Order { run, n: 1, write, ticket: 0, purpose: Purpose::Prompt },
-            None => {
-                let write = adapter.encode(&Command::Prompt(prompt)).unwrap_or_default();
-                let ticket = session.note(recorded(run, 1, &write, &Purpose::Prompt, 0));
-                Order { run, n: 1, write, ticket, purpose: Purpose::Prompt }
-            }
-        };
+        let write = adapter.encode(&Command::Prompt(prompt)).unwrap_or_default();
+        let n = prompt_n.unwrap_or(1);
+        let ticket = session.note(match prompt_n {
+            // Its row is on disk, and is this process's once that is.
+            Some(_) => Change::RunAdopted { run, agent: started.agent },
+            None => recorded(run, n, &write, &Purpose::Prompt, 0),
+        });
+        let order = Order { run, n, write, ticket, purpose: Purpose::Prompt };
         if !wait_to_start(&session, &started, order.ticket, &waker, &wakes) {
             return None;
         }
@@ -64,8 +64,9 @@ impl<'a> Worker<'a> {
         let ids = (run, started.agent);
         let mut worker = Self::new(seat, session, ids, fold, (agent, home, key), (waker, wakes));
         worker.permit = Some(started.permit);
-        worker.next_n = 2;
-        worker.prompt_n = Some(1);
+        worker.next_n = n + 1;
+        worker.prompt_n = Some(n);
+        worker.first_turn = true;
         worker.recorded.push_back(order);
         Some(worker)
     }
@@ -103,7 +104,7 @@ impl<'a> Worker<'a> {
             run @ super::Job::Run { .. } => run,
         };
         match job {
-            super::Job::Run { session, started, first: None }
+            super::Job::Run { session, started, recorded: None }
                 if launch_key(self.seat, &started.job) == self.launch =>
             {
                 Ok((session, started))
@@ -116,12 +117,21 @@ impl<'a> Worker<'a> {
     pub(super) fn adopt(&mut self, session: Arc<Session>, started: Started) {
         self.session = session;
         self.enter(started.run, Some(started.ordinal), Origin::User);
-        self.session.note(Change::RunAdopted { run: self.run, agent: self.agent_id });
         // It has a place already: the run's own is given back.
         self.permit.get_or_insert(started.permit);
         let prompt = prompt_of(&started.job);
         let write = self.fold.turn().adapter().encode(&Command::Prompt(prompt)).unwrap_or_default();
-        self.prompt_n = Some(self.record(write, Purpose::Prompt, 0));
+        let n = self.next_n;
+        self.next_n += 1;
+        // Both or neither: a restart finds the prompt with the process that is to get it.
+        let ticket = self.session.note_both(
+            Change::RunAdopted { run: self.run, agent: self.agent_id },
+            recorded(self.run, n, &write, &Purpose::Prompt, 0),
+        );
+        let run = self.run;
+        self.recorded.push_back(Order { run, n, write, ticket, purpose: Purpose::Prompt });
+        self.prompt_n = Some(n);
+        self.job = Some(started.job);
     }
 
     /// Another run of this process is on.
@@ -134,8 +144,37 @@ impl<'a> Worker<'a> {
         self.fold.turn_mut().begin(run, origin);
         self.stage = Stage::Running;
         self.prompt_n = None;
+        self.job = None;
+        self.first_turn = false;
+        self.prompt_failed = false;
         self.quiet_at = after(limits::QUIET_MS);
         self.native_ids = 0;
+    }
+
+    /// The prompt that a process which served runs before never got.
+    pub(super) fn unsent_prompt(&self) -> Option<(u64, registry::Job)> {
+        let (n, job) = (self.prompt_n?, self.job.as_ref()?);
+        let waits = |order: &Order| order.n == n;
+        let unsent =
+            self.prompt_failed || self.sent.contains_key(&n) || self.recorded.iter().any(waits);
+        unsent.then(|| (n, job.clone()))
+    }
+
+    /// The warm process is dead and never got the prompt: a fresh one takes the run.
+    pub(super) fn hand_on(&mut self, n: u64, job: registry::Job) {
+        tracing::info!(run = %self.run, "a warm agent was gone; its prompt goes to a fresh one");
+        let started = Started {
+            run: self.run,
+            ordinal: self.session.ordinal_of(self.run).unwrap_or_default(),
+            agent: AgentId::random(),
+            at: Millis::now(),
+            ticket: 0,
+            job,
+            permit: self.permit.take().unwrap_or_else(|| self.seat.registry.extra_permit()),
+        };
+        let session = self.session.clone();
+        let job = super::Job::Run { session, started, recorded: Some(n) };
+        self.seat.queue.borrow_mut().push_front(job);
     }
 
     /// Runs that wait for this process to be gone may end before.
