@@ -46,7 +46,20 @@ fn every_guard_refuses_its_violation_also_from_raw_sql() {
         ("UPDATE run SET rid = randomblob(16) WHERE id = 2", "I6"),
         ("UPDATE run SET ordinal = 3 WHERE id = 2", "I6"),
         ("UPDATE run SET agent = agent WHERE id = 1", "I6"),
-        ("UPDATE run SET agent = agent WHERE id = 2", "I6"),
+        (
+            "BEGIN; UPDATE command SET delivered_ms = 1; \
+             UPDATE run SET agent = randomblob(16) WHERE id = 2",
+            "I6",
+        ),
+        (
+            "BEGIN; INSERT INTO session (sid, project, provider, created_ms, updated_ms) \
+             VALUES (randomblob(16), 1, 'p', 1, 1); \
+             INSERT INTO run (rid, session, ordinal, agent, origin, prompt_hash, started_ms) \
+             SELECT randomblob(16), max(id), 1, zeroblob(16), 'user', zeroblob(32), 1 \
+             FROM session; \
+             UPDATE run SET agent = zeroblob(16) WHERE id = 2",
+            "I6: only a process of its session",
+        ),
         ("UPDATE run SET pruned_ms = 1 WHERE id = 2", "CHECK"),
         (
             "INSERT INTO run (rid, session, ordinal, agent, origin, prompt_hash, started_ms) \
@@ -176,13 +189,10 @@ fn the_writer_refuses_what_contradicts_the_rows() {
         s.agent = AgentId::from_u128(8);
         s.checkpoint(50, "");
     });
-    refuse("a run taken by a process of another session", &|s| {
-        s.adopt(AgentId::from_u128(8));
-    });
     refuse("a run taken from the process that was told of it", &|s| {
         s.complete();
         let warm = std::mem::replace(&mut s.agent, AgentId::from_u128(8));
-        s.start().command(1).adopt(warm);
+        s.start().command(1).delivered(1).adopt(warm);
     });
     refuse("an answer to nothing", &|s| {
         s.event(Some(Mark::PermissionCancelled(RequestId("none".into()))));
