@@ -41,7 +41,7 @@ pub enum Command {
     Ps(PsArgs),
     /// Print a session's log.
     Logs(LogsArgs),
-    /// Stop what a session's agent is doing.
+    /// Stop what a session's agent is doing, or every agent.
     Abort(AbortArgs),
     /// List permission requests that wait for an answer.
     Permissions(PermissionsArgs),

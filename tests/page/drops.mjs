@@ -236,6 +236,10 @@ export async function anUpgradedServerSaysSo({ browser, server, puppets }) {
   await page.waitForSelector(LIVE);
   await page.locator('#reload').waitFor();
   await looksRight(page, 'upgraded');
+  const size = page.viewportSize();
+  await page.setViewportSize({ width: 360, height: 640 });
+  await looksRight(page, 'upgraded-phone');
+  await page.setViewportSize(size);
   agent.text('the old page shows it');
   await see(page, '#log .said', 'the old page shows it');
   await page.locator('#reload').click();
