@@ -120,6 +120,8 @@ pub const BALLAST_BYTES: u64 = 4 << 20;
 /// Between two tries of a commit that failed for want of room or a lock.
 pub const STORE_RETRY_MS: i64 = 250;
 
+/// How long a start waits for the lock of a data directory whose owner is dead.
+pub const DATA_LOCK_MS: i64 = 1000;
 /// Between two looks for something that retention may take.
 pub const RETENTION_PAUSE_MS: i64 = 1000;
 /// How long a start waits for the ends of the last gateway's runs to be durable.

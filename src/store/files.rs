@@ -6,8 +6,10 @@ use std::fs::{DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::error::{OpenError, uid};
+use crate::limits::{DATA_LOCK_MS, LOOK_AGAIN_MS};
 
 /// The database's name in the data directory.
 pub const DATABASE: &str = "reattach.db";
@@ -113,15 +115,22 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         _ => OpenError::File { path: path.clone(), uid: uid(), source },
     };
     let mut file = ours(&path).map_err(refused)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            // The owner may not have written its pid yet; then none is named.
-            let mut text = String::new();
-            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-            return Err(OpenError::AlreadyRunning { dir: dir.into(), pid });
+    let deadline = Instant::now() + Duration::from_millis(DATA_LOCK_MS.unsigned_abs());
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) => {
+                let pid = owner(&mut file);
+                // A process that was killed as it started another one: until that has become what
+                // it is to be, it holds what the dead one held.
+                if pid.is_some_and(is_gone) && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(LOOK_AGAIN_MS.unsigned_abs()));
+                    continue;
+                }
+                return Err(OpenError::AlreadyRunning { dir: dir.into(), pid });
+            }
+            Err(TryLockError::Error(source)) => return Err(refused(source)),
         }
-        Err(TryLockError::Error(source)) => return Err(refused(source)),
     }
     let write = |file: &mut File| {
         file.set_len(0)?;
@@ -133,6 +142,19 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         Err(source) if source.kind() != io::ErrorKind::StorageFull => Err(refused(source)),
         _ => Ok(file),
     }
+}
+
+/// Who holds the lock; `None` if it has not written its pid yet.
+fn owner(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+fn is_gone(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 
 /// Random bytes, since a file system may store zeros or a hole in no room at all.

@@ -57,6 +57,24 @@ fn a_full_disk_at_start_takes_the_ballast() {
 }
 
 #[test]
+fn a_lock_that_a_dead_process_left_to_its_child_is_waited_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    open(dir.path()).0.close().expect("closes");
+    let mut child = std::process::Command::new("true").spawn().expect("it runs");
+    child.wait().expect("our child");
+    let path = dir.path().join(reattach::store::LOCK);
+    fs::write(&path, child.id().to_string()).expect("ours");
+    let left = fs::File::open(&path).expect("ours");
+    left.lock().expect("nobody has it");
+    std::thread::scope(|scope| {
+        let opened = scope.spawn(|| Store::open(dir.path(), &options()).map(drop));
+        crate::support::let_time_pass(std::time::Duration::from_millis(50));
+        drop(left);
+        opened.join().expect("no panic").expect("its owner is dead");
+    });
+}
+
+#[test]
 fn a_second_opening_names_the_process_that_has_it() {
     let (dir, writer, _readers) = fresh();
     let error = Store::open(dir.path(), &options()).expect_err("it is open");
