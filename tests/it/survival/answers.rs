@@ -1,11 +1,16 @@
 //! What was said to the gateway before it was killed: answers, questions, prompts. Each reaches its
 //! agent once.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::support::{Client, Gateway, Setup, begin, eventually};
+use crate::support::{Client, Gateway, Random, Setup, begin, eventually, let_time_pass};
 
-use super::{answer, end_of, expect_kind, expect_peace, expect_witness, rounds, texts, witnessed};
+use super::{
+    answer, end_of, expect_kind, expect_peace, expect_witness, keepers, kill, rounds, texts,
+    witnessed,
+};
 
 /// Tells the gateway of an answer and gives the request as it went out.
 fn respond(client: &mut Client, request: &str, allow: bool) -> Value {
@@ -168,6 +173,48 @@ fn a_prompt_accepted_right_before_the_kill_runs_once() {
     }
     assert_eq!(gateway.hub().count("fake"), rounds, "I19: one agent for each prompt");
     expect_peace(&gateway);
+}
+
+#[test]
+fn whatever_dies_as_an_agent_starts_its_run_ends_once() {
+    let mut gateway = Setup::with_fake().start();
+    let mut random = Random::new(5);
+    let mut reasons = std::collections::BTreeMap::new();
+    for round in 0..2 * rounds(6) {
+        let session = gateway.session("fake");
+        let mut client = gateway.connect();
+        let run = client.prompt(&session, &format!("round {round}"));
+        // Somewhere between the home, the keeper, its agent, and the prompt on its way.
+        let_time_pass(Duration::from_micros(random.below(20_000) as u64));
+        let keepers = keepers(&gateway);
+        let keeper = keepers.iter().find(|keeper| keeper["session"] == session);
+        let keeper = keeper.and_then(|keeper| u32::try_from(keeper["pid"].as_u64()?).ok());
+        let (with_gateway, with_keeper) = [(true, false), (true, true), (false, true)][round % 3];
+        if with_gateway {
+            gateway.kill();
+        }
+        if let Some(keeper) = keeper.filter(|_| with_keeper) {
+            kill(keeper);
+        }
+        if with_gateway {
+            gateway = gateway.restart();
+        }
+        let mut client = gateway.connect();
+        client.subscribe(&json!({"sessionId": session, "runId": run}));
+        let complete = eventually("its end", || {
+            if let Some(agent) = gateway.hub().poll("fake") {
+                agent.complete_later();
+            }
+            client.read(Duration::from_millis(20)).filter(|frame| frame.kind() == "complete")
+        });
+        let reason = complete.json["reason"].as_str().expect("a reason").to_owned();
+        if !with_keeper {
+            assert_eq!(reason, "finished", "round {round}: {}", complete.text);
+        }
+        *reasons.entry(reason).or_insert(0) += 1;
+        expect_peace(&gateway);
+    }
+    eprintln!("killed as an agent starts: {reasons:?}");
 }
 
 #[test]

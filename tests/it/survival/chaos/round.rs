@@ -25,15 +25,17 @@ const SEEDS: usize = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {
     Gateway,
+    /// The gateway, which is asked to stop: its agents live on.
+    Stopped,
     Keeper,
     Agent,
 }
 
-use Victim::{Agent as A, Gateway as G, Keeper as K};
+use Victim::{Agent as A, Gateway as G, Keeper as K, Stopped as S};
 
 /// Killed in this order, at once. An agent alone leaves its keeper the time to say so.
 const WITH_GATEWAY: [&[Victim]; 6] = [&[G], &[G], &[G], &[G, K], &[G, A], &[K, A, G]];
-const WITHOUT_GATEWAY: [&[Victim]; 3] = [&[K], &[A], &[K, A]];
+const WITHOUT_GATEWAY: [&[Victim]; 5] = [&[K], &[A], &[K, A], &[S], &[S, A]];
 
 /// The round's three runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -273,7 +275,7 @@ impl Round {
         self.kill_them();
         drop(held);
         self.count(late);
-        if self.plan.victims.contains(&G) {
+        if self.plan.victims.iter().any(|victim| matches!(victim, G | S)) {
             for ms in self.plan.again.clone() {
                 self.gateway.start_and_kill(Duration::from_millis(ms as u64));
                 self.fell.in_recovery = true;
@@ -353,6 +355,7 @@ impl Round {
                     self.fell.gateway = true;
                     self.gateway.kill();
                 }
+                S => assert!(self.gateway.terminate().success(), "it stops in good order"),
                 K => assert!(kill(self.target.0), "the keeper lives"),
                 A => assert!(kill(self.target.1), "the agent lives"),
             }
