@@ -352,8 +352,7 @@ impl<'a> Worker<'a> {
             );
         }
         self.refresh_session();
-        let ended = Change::AgentEnded { agent: self.agent_id, at: Millis::now() };
-        let ticket = self.session.note(ended);
+        let ticket = self.session.note(Change::Nothing);
         self.agent.join();
         // Another agent takes the place now.
         drop(self.permit.take());
@@ -366,7 +365,9 @@ impl<'a> Worker<'a> {
             self.wakes.recv_timeout(FOREVER).unwrap_or_default();
             self.waker.take();
         }
+        // In this order: a journal without its checkpoint would be told from its beginning.
         forget_home(&self.home);
+        self.session.note(Change::AgentEnded { agent: self.agent_id, at: Millis::now() });
     }
 
     fn meet_deadlines(&mut self) {

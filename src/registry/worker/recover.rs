@@ -36,14 +36,19 @@ pub(super) fn recover(seat: &Seat, recovered: Recovered) -> Option<Worker<'_>> {
     let run = recovered.stored.newest.id;
     let agent = recovered.stored.agent;
     seat.serving.replace(Some((recovered.session.clone(), run, agent)));
+    if recovered.home.info().is_none() {
+        // A keeper that was just born may be about to start its agent; after this it either did,
+        // or never will.
+        sweep(agent);
+        if recovered.home.info().is_none() {
+            start_or_lose(seat, recovered);
+            return None;
+        }
+    }
     let alive = recovered.home.is_alive().unwrap_or_else(|error| {
         tracing::warn!(%error, %run, "whether a keeper is alive cannot be told");
         false
     });
-    if !alive && recovered.home.info().is_none() {
-        start_or_lose(seat, recovered);
-        return None;
-    }
     let saved = match saved(&recovered.stored) {
         Ok(saved) => saved,
         Err(error) => {
@@ -76,8 +81,6 @@ pub(super) fn recover(seat: &Seat, recovered: Recovered) -> Option<Worker<'_>> {
 
 /// No process was ever started, or nothing is left that could say so.
 fn start_or_lose(seat: &Seat, recovered: Recovered) {
-    // A keeper that was just born may still be about to start its agent.
-    sweep(recovered.stored.agent);
     forget_home(&recovered.home);
     match recovered.unstarted() {
         Ok(job) => seat.queue.borrow_mut().push_front(job),

@@ -73,6 +73,9 @@ pub struct Turn {
     run: RunId,
     /// Whether that run is on.
     on: bool,
+    /// Whether a turn of it has begun: what a warm process says before that is of the run before
+    /// (I6).
+    begun: bool,
     adapter: Adapter,
     /// Who began the agent's turn that is on, inside of the run.
     inner: Origin,
@@ -101,6 +104,7 @@ impl Turn {
         Self {
             run,
             on: true,
+            begun: true,
             adapter,
             inner: Origin::User,
             origin: Origin::User,
@@ -118,6 +122,7 @@ impl Turn {
     pub fn begin(&mut self, run: RunId, origin: Origin) {
         self.run = run;
         self.on = true;
+        self.begun = false;
         self.origin = origin;
         self.inner = origin;
         self.open_tools.clear();
@@ -195,9 +200,19 @@ impl Turn {
         let mut ended = !self.on;
         for output in outputs {
             match output {
-                Output::TurnStarted(origin) => self.inner = origin,
+                Output::TurnStarted(origin) => {
+                    self.inner = origin;
+                    self.begun = self.on;
+                }
                 Output::Event(event @ Event::TaskNotification { .. }) if !self.on => {
                     staged.push_back(Staged::new(record.at, event, None));
+                }
+                Output::Event(event @ Event::PermissionRequest(_)) if self.on && !ended => {
+                    self.begun = true;
+                    self.stage_event(record.at, event, staged);
+                }
+                Output::Event(event) if self.on && !self.begun && !is_report(&event) => {
+                    self.late_events += 1;
                 }
                 Output::Event(_) | Output::PermissionGone { .. } if ended => self.late_events += 1,
                 Output::Event(event) => self.stage_event(record.at, event, staged),
@@ -340,6 +355,11 @@ impl Turn {
         let cut = self.stderr.ceil_char_boundary(excess);
         self.stderr.drain(..cut);
     }
+}
+
+/// Whether it may be told in whatever run is on.
+const fn is_report(event: &Event) -> bool {
+    matches!(event, Event::TaskNotification { .. })
 }
 
 /// `permission_cancelled`, unless somebody was faster to answer.
