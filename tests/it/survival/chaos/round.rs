@@ -483,7 +483,7 @@ impl Round {
         for line in lines.iter().filter(|line| line["type"] == "permission-response") {
             let id = line["requestId"].as_str().expect("an id").to_owned();
             let at: usize = id.trim_start_matches('q').parse().expect("one of ours");
-            assert_eq!(Some(&line["allow"] == &json!(true)), self.asked[at], "{line}");
+            assert_eq!(Some(line["allow"] == true), self.asked[at], "{line}");
             assert!(met.insert(id), "I20: round {}: twice: {line}", self.plan.number);
         }
         if !self.hit(Target::Dialogue) {
