@@ -313,7 +313,7 @@ const _: () = {
             - JOURNAL_SEGMENT_BYTES
             - JOURNAL_RESERVE_BYTES
             - JOURNAL_WRITES_RESERVE_BYTES
-            >= (8 << 20),
+            >= CHECKPOINT_BYTES,
         "the smallest journal takes what lies between two checkpoints, and more"
     );
     assert!(WAKE_GAP_MS < 2000, "a client expects its pong within 2 s");
