@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use reattach::keeper::{
@@ -39,6 +39,8 @@ struct Kept {
     replies: Receiver<Reply>,
     records: Option<Records>,
     data_dir: TempDir,
+    /// Dropped: the test is over.
+    _over: Sender<()>,
 }
 
 fn sh(script: &str) -> LaunchSpec {
@@ -114,7 +116,20 @@ fn start_with(program: &Path, spec: &LaunchSpec, data_dir: TempDir) -> Kept {
         replies: receive,
         records: Some(records),
         data_dir,
+        _over: watch(spec.agent),
     }
+}
+
+/// Ends the keeper of a test that waits too long for it, so that the test fails and does not hang:
+/// reading from a keeper has no deadline.
+fn watch(agent: AgentId) -> Sender<()> {
+    let (over, is_over) = channel();
+    std::thread::spawn(move || {
+        if is_over.recv_timeout(2 * DEADLINE) == Err(RecvTimeoutError::Timeout) {
+            keeper::sweep_agent(agent).expect("a sweep");
+        }
+    });
+    over
 }
 
 impl Kept {
