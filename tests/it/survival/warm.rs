@@ -8,11 +8,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::process::alive;
-use crate::support::{Client, Frame, Gateway, Setup, eventually, let_time_pass};
+use crate::support::{
+    Address, Client, Follower, Frame, Gateway, Random, Setup, eventually, let_time_pass,
+};
 
 use super::{
-    end_of, expect_kind, expect_peace, expect_witness, keepers, number, started, texts, wait_gone,
-    witnessed,
+    answer, end_of, expect_kind, expect_peace, expect_witness, keepers, number, started, texts,
+    wait_gone, witnessed,
 };
 
 fn claude() -> (Gateway, String) {
@@ -318,4 +320,64 @@ fn an_agent_that_dies_between_its_runs_is_followed_by_another() {
     let log = gateway.replay(&session);
     let completes = log.iter().filter(|frame| frame.kind() == "complete").count();
     assert_eq!(completes, 5, "I1: no run of nobody's");
+}
+
+#[test]
+fn kills_anywhere_in_the_turns_of_a_warm_agent_lose_nothing() {
+    let (mut gateway, session) = claude();
+    let mut random = Random::new(7);
+    let address = Address::of(&gateway);
+    let followers = [(); 2].map(|()| Follower::start(&address, &[&session]));
+    let rounds = super::rounds(8);
+    for round in 0..rounds {
+        let lines = random.below(400);
+        let content = format!("flood {lines} 100\nask\nsay end of {round}");
+        let send = json!({"content": content, "clientMessageId": format!("m{round}")});
+        let path = format!("/api/v1/sessions/{session}/runs");
+        let (status, accepted) = gateway.post(&path, &send);
+        assert_eq!(status, 202, "{accepted}");
+        let run = accepted["runId"].as_str().expect("a run id").to_owned();
+        let mut answered = false;
+        for _ in 0..1 + random.below(3) {
+            let_time_pass(Duration::from_micros(random.below(60_000) as u64));
+            if !answered && let Some(request) = followers[0].look(|view| view.open_of(&session)) {
+                answered = answer(&gateway, &request, true).0 == 200;
+            }
+            gateway.kill();
+            gateway = gateway.restart();
+            address.moved(&gateway);
+        }
+        let (status, again) = gateway.post(&path, &send);
+        assert_eq!((status, &again["runId"]), (202, &accepted["runId"]), "I19: {again}");
+        while let Some(request) = followers[0].wait("it asks, or ends", |view| {
+            let over = view.completes.contains_key(&run);
+            if over { Some(None) } else { view.open_of(&session).map(Some) }
+        }) {
+            let (status, body) = answer(&gateway, &request, true);
+            // What was said before the kill counts, if it was recorded.
+            assert!(matches!(status, 200 | 409), "{status}: {body}");
+            followers[0].wait("the answer is seen", |view| {
+                let over = view.completes.contains_key(&run);
+                (over || !view.open.contains_key(&request)).then_some(())
+            });
+        }
+        for follower in &followers {
+            let complete = follower.complete(&run);
+            assert_eq!(complete.json["reason"], "finished", "round {round}: {}", complete.text);
+        }
+        let texts = texts(&gateway, &session, &run);
+        let said: Vec<&str> =
+            texts.iter().map(|text| text.split(" x").next().unwrap_or_default()).collect();
+        let mut expected: Vec<String> = (0..lines).map(|n| format!("e{n}")).collect();
+        expected.extend(["allowed".to_owned(), format!("end of {round}")]);
+        assert_eq!(said, expected, "I8: round {round}");
+    }
+    assert_eq!(started(&gateway).len(), 1, "one process for all of them");
+    let log = gateway.replay(&session);
+    for follower in followers {
+        assert_eq!(follower.stop().ledger.len(), log.len(), "I4: it has seen all");
+    }
+    let notes = witnessed(&gateway);
+    let answers = notes.iter().filter(|note| note["given"]["type"] == "control_response");
+    assert_eq!(answers.count(), rounds, "I20");
 }
