@@ -384,31 +384,59 @@ proptest! {
     }
 }
 
-/// One record after the other, with a crash after record `crash_after`, of which the last `lag`
-/// ones were not committed.
-fn crash_at(script: &Script, crash_after: usize, lag: usize) -> Vec<Op> {
+/// One step after the other, each told, committed and sent before the next.
+fn step_by_step(script: &Script) -> Vec<Op> {
     let journal = Op::Journal { part: 255, block: 64 << 10, segment: false };
     let mut ops = Vec::new();
     for step in 0..=script.steps.len() {
-        ops.extend([Op::Prompt, Op::Act(1), journal, Op::Fold(ALL), Op::Answer(0)]);
-        if step + lag <= crash_after || step > crash_after {
-            let replies = step % 2 == 0;
-            ops.extend([Op::Commit, Op::Send { replies }, Op::Commit, Op::Send { replies }]);
-        }
-        if step == crash_after {
-            ops.push(Op::Crash);
-        }
+        let replies = step % 2 == 0;
+        ops.extend([Op::Prompt, Op::Act(1), journal, Op::Fold(ALL), Op::Commit, Op::Answer(0)]);
+        ops.extend([Op::Commit, Op::Send { replies }, Op::Commit, Op::Send { replies }]);
+    }
+    ops
+}
+
+/// Ops with a crash before `ops[at]`, and without the last `lag` commits before it.
+fn with_crash(mut ops: Vec<Op>, at: usize, lag: usize) -> Vec<Op> {
+    ops.insert(at, Op::Crash);
+    for _ in 0..lag {
+        let before = &ops[..at.min(ops.len())];
+        let Some(commit) = before.iter().rposition(|op| matches!(op, Op::Commit)) else { break };
+        // Nothing takes its place, so that what follows stays where it is.
+        ops[commit] = Op::Act(0);
     }
     ops
 }
 
 #[test]
-fn a_gateway_is_killed_at_every_record_of_small_recordings() {
+fn a_gateway_is_killed_at_every_step_of_small_recordings() {
     for script in script::transcripts(16, 30_000) {
         let expected = undisturbed(&script, &[]).outcome();
-        for crash_after in 0..script.steps.len() {
-            for lag in [0, 3] {
-                same_as(&expected, &script, &crash_at(&script, crash_after, lag));
+        let ops = step_by_step(&script);
+        for at in (5..ops.len()).step_by(10) {
+            for lag in [0, 6] {
+                same_as(&expected, &script, &with_crash(ops.clone(), at, lag));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gateway_is_killed_between_any_two_things_that_it_does() {
+    for script in script::dense() {
+        let expected = undisturbed(&script, &[]).outcome();
+        let plain = step_by_step(&script);
+        // Checkpoints in the midst of a run are of long ones: here after every step.
+        let mut saved = Vec::new();
+        for op in &plain {
+            saved.push(*op);
+            if matches!(op, Op::Fold(_)) {
+                saved.push(Op::Checkpoint);
+            }
+        }
+        for (ops, stride) in [(plain, 1), (saved, 2)] {
+            for at in (1..=ops.len()).step_by(stride) {
+                same_as(&expected, &script, &with_crash(ops.clone(), at, at % 3));
             }
         }
     }

@@ -82,12 +82,12 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(part, block, segment)| Op::Journal { part, block, segment }),
         3 => Just(Op::Journal { part: 255, block: 64 << 10, segment: false }),
         6 => (1..6_usize).prop_map(Op::Fold),
-        4 => Just(Op::Commit),
+        6 => Just(Op::Commit),
         4 => any::<bool>().prop_map(|replies| Op::Send { replies }),
         3 => Just(Op::Prompt),
         3 => (0..3_usize).prop_map(Op::Answer),
-        1 => Just(Op::Checkpoint),
-        2 => Just(Op::Crash),
+        3 => Just(Op::Checkpoint),
+        4 => Just(Op::Crash),
     ]
 }
 
@@ -205,8 +205,51 @@ fn asked_once(steps: impl Iterator<Item = Step>) -> impl Iterator<Item = Step> {
     })
 }
 
+/// A recording in which the agent also asks for what the gateway answers by itself.
 pub(super) fn claude() -> impl Strategy<Value = Script> {
     let scripts = transcripts(150, 100_000);
     assert!(scripts.len() > 25, "most recordings are small");
-    select(scripts)
+    let asks = proptest::collection::vec(any::<prop::sample::Index>(), 0..6);
+    (select(scripts), asks).prop_map(|(mut script, asks)| {
+        for (number, at) in asks.into_iter().enumerate() {
+            // After the prompt, before the end.
+            let at = 1 + at.index(script.steps.len() - 1);
+            script.steps.insert(at, hook(number));
+        }
+        script
+    })
+}
+
+/// Claude asks for a hook, which is replied to without a person.
+fn hook(number: usize) -> Step {
+    let line = json!({"type": "control_request", "request_id": format!("hook-{number}"),
+        "request": {"subtype": "hook_callback"}});
+    Step::Record(RecordBody::Out(line.to_string().into_bytes()))
+}
+
+/// Short scripts with everything in them, for those who try every place.
+pub(super) fn dense() -> Vec<Script> {
+    let out = |line: Value| Step::Record(RecordBody::Out(line.to_string().into_bytes()));
+    let tool = |title| json!({"kind": "tool_use", "toolId": "t", "title": title});
+    let ask = |id| json!({"kind": "permission_request", "requestId": id, "toolName": "Bash"});
+    let jsonl = vec![
+        Step::Prompt("go".into()),
+        out(tool("first")),
+        out(ask("again")),
+        Step::Answer("again".into()),
+        out(json!({"kind": "tool_result", "toolId": "t", "toolResult": {"content": "x"}})),
+        out(tool("refined after its result")),
+        out(ask("again")),
+        out(ask("other")),
+        Step::Answer("again".into()),
+        out(json!({"kind": "complete", "exitCode": 0})),
+        Step::Record(RecordBody::Exit(Exit::Code(0))),
+    ];
+    let mut claude = of_transcript("permission_allow").expect("nobody interrupts there");
+    claude.steps.insert(1, hook(1));
+    let answer = claude.steps.iter().position(|step| matches!(step, Step::Answer(_)));
+    let answer = answer.expect("it asks");
+    claude.steps.insert(answer, hook(2));
+    claude.steps.insert(answer + 2, hook(3));
+    vec![Script { name: "dense jsonl".into(), kind: Kind::Jsonl, steps: jsonl }, claude]
 }
