@@ -6,10 +6,13 @@ mod gateway;
 mod keeper;
 mod script;
 
+use std::collections::VecDeque;
+
 use proptest::prelude::*;
 use proptest::sample::select;
-use reattach::provider::{Adapter, Exit, Kind, Record, RecordBody};
-use reattach::run::id::Millis;
+use reattach::provider::{Adapter, Exit, Kind, Output, Record, RecordBody};
+use reattach::registry::{Effect, Fold, Staged, Turn};
+use reattach::run::id::{Millis, RunId};
 use serde_json::json;
 
 use crate::transcripts;
@@ -40,7 +43,52 @@ fn goes_on_the_same(kind: Kind, records: &[Record], name: &str) {
 #[test]
 fn a_transcript_goes_on_the_same_from_any_record() {
     for name in transcripts::names() {
-        goes_on_the_same(Kind::Claude, &transcripts::records(&name), &name);
+        let records = transcripts::records(&name);
+        goes_on_the_same(Kind::Claude, &records, &name);
+        runs_go_on_the_same(&records, &name);
+    }
+}
+
+/// What the worker makes of a record; `end` is the record's.
+fn told(fold: &mut Fold, record: &Record, end: u64) -> (Vec<Staged>, Vec<Effect>) {
+    let outputs = fold.read(record, end);
+    let begun = outputs.iter().find_map(|output| match output {
+        Output::TurnStarted(origin) => Some(*origin),
+        _ => None,
+    });
+    if let Some(origin) = begun.filter(|_| !fold.turn().is_on()) {
+        fold.turn_mut().begin(RunId::from_u128(end.into()), origin);
+    }
+    let mut staged = VecDeque::new();
+    let effects = fold.stage(record, outputs, &mut staged);
+    if effects.iter().any(|effect| matches!(effect, Effect::TurnEnded(_))) {
+        fold.turn_mut().end();
+    }
+    (staged.into(), effects)
+}
+
+/// The same of the worker's fold, whose state is what a checkpoint saves: what it tells of records
+/// that follow is the same, and of those that are known nothing.
+fn runs_go_on_the_same(records: &[Record], name: &str) {
+    let fresh = || Turn::new(RunId::from_u128(0), Adapter::new(Kind::Claude), None);
+    let mut whole = Fold::new(fresh());
+    let mut states = Vec::new();
+    let mut all = Vec::new();
+    for (record, end) in records.iter().zip(1..) {
+        states.push(serde_json::to_vec(whole.turn()).expect("a state is JSON"));
+        all.push(told(&mut whole, record, end));
+    }
+    for (at, state) in states.iter().enumerate() {
+        let restored: Turn = serde_json::from_slice(state).expect("a state");
+        // The events of the next two records are in the log already.
+        let (from, known) = (at as u64, (at + 2).min(records.len()));
+        let mut fold = Fold::resume(restored, from, known as u64, []);
+        for (number, record) in records.iter().enumerate().skip(at) {
+            let (staged, effects) = told(&mut fold, record, number as u64 + 1);
+            let expected = if number < known { &[][..] } else { &all[number].0[..] };
+            assert_eq!(staged, expected, "{name}, saved before {}, record {}", at + 1, number + 1);
+            assert_eq!(effects, all[number].1, "{name}, saved before {}", at + 1);
+        }
     }
 }
 
