@@ -260,6 +260,31 @@ fn a_path_too_long_for_a_socket_is_none_too_long_for_a_keeper() {
     kept.wait();
 }
 
+/// Some file systems take no sockets; here something stands in its place.
+#[test]
+fn where_the_home_takes_no_socket_the_runtime_directory_does() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let runtime = dir.path().join("run");
+    let mut spec = sh(ECHO);
+    spec.home = Home::of(dir.path(), spec.agent);
+    spec.home.create().expect("a home");
+    std::fs::create_dir(spec.home.path().join("sock")).expect("something");
+    std::fs::create_dir(&runtime).expect("a directory");
+    let binary = env!("CARGO_BIN_EXE_reattach");
+    let variable = format!("XDG_RUNTIME_DIR='{}'", runtime.display());
+    let program = script(dir.path(), &format!("{variable} exec '{binary}' \"$@\""));
+    let mut kept = start_with(&program, &spec, dir);
+    kept.started();
+    let sockets = || runtime.read_dir().expect("a directory").count();
+    assert_eq!(sockets(), 1);
+    let mut parts = attached(&kept.home, 0).parts;
+    parts.commands.write(1, b"a\n".to_vec(), true).expect("sent");
+    assert_eq!(take(&mut parts.records, 9).0[1], out("got a"));
+    drop((parts.commands, parts.replies));
+    kept.wait();
+    assert_eq!(sockets(), 0, "nothing is left where others are");
+}
+
 #[test]
 fn a_home_is_its_owners_alone_and_says_who_lives_there() {
     let mut spec = sh("umask; read -r line");
