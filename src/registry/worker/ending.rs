@@ -146,7 +146,11 @@ impl Worker<'_> {
 
     /// The keeper died or is stuck: what it left is found by its tag and killed.
     pub(super) fn keeper_lost(&mut self, why: &str) -> bool {
-        tracing::error!(run = %self.run, why);
+        if self.agent.is_left() {
+            tracing::info!(run = %self.run, "a keeper had ended; its journal says how it went");
+        } else {
+            tracing::error!(run = %self.run, why);
+        }
         self.agent.kill();
         sweep(self.agent_id);
         self.stuck_at = None;

@@ -91,11 +91,12 @@ impl Fold {
         staged: &mut VecDeque<Staged>,
     ) -> Vec<Effect> {
         let known = self.is_known();
-        let before = staged.len();
+        let (before, late) = (staged.len(), self.turn.late_events);
         let mut effects = self.turn.stage(record, outputs, staged);
         if known {
-            // They are in the log.
+            // They are in the log, or were counted before the restart.
             staged.truncate(before);
+            self.turn.late_events = late;
         } else if staged.len() > before
             && let Some(last) = staged.back_mut()
         {

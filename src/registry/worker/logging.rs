@@ -290,7 +290,12 @@ impl Worker<'_> {
         if let Some((n, job)) = self.unsent_prompt() {
             return self.hand_on(n, job);
         }
-        let end = end(Reason::AgentLost, None, self.fold.turn().stderr_tail());
+        let error = self.fold.turn().stderr_tail().unwrap_or_else(|| {
+            "The agent's keeper was lost, and the agent with it: what they left running was \
+             stopped. Send the prompt again to go on."
+                .to_owned()
+        });
+        let end = end(Reason::AgentLost, None, Some(error));
         self.session.complete(self.run, &end, now);
     }
 }

@@ -98,6 +98,11 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Whether its keeper was gone before we came.
+    pub(super) const fn is_left(&self) -> bool {
+        self.process.is_none()
+    }
+
     /// Writes command `n` to the agent's stdin; the answer is a reply.
     pub(super) fn write(&self, n: u64, bytes: Vec<u8>, close: bool) -> Result<(), Gone> {
         self.send(Down::Write { n, bytes, close })
