@@ -145,6 +145,8 @@ pub const LINES_BYTES_MAX: usize = 1 << 20;
 /// What an agent that does not read its stdin may leave unwritten before more is refused.
 pub const STDIN_BYTES_MAX: usize = 8 << 20;
 
+/// After the end of its agent, how long a keeper may take to end.
+pub const KEEPER_END_MS: i64 = 3000;
 /// Bytes of an agent's records between two checkpoints within a run.
 pub const CHECKPOINT_BYTES: u64 = 8 << 20;
 /// Reports of background tasks that wait for the next run of a warm agent.

@@ -188,9 +188,13 @@ impl Agent {
 
     /// Kills what was born since write `n` was written.
     pub(super) fn hunt(&mut self, n: u64, turn: &mut Turn<'_>) {
+        if matches!(self.phase, Phase::Sweeping { .. }) {
+            // The agent's end takes all with it: `Stopped` says when.
+            return;
+        }
         let since = self.stdin.began(n).filter(|_| matches!(self.phase, Phase::Alive));
         let Some(since) = since else {
-            // Nothing was born since, or the agent's end takes all with it.
+            // Nothing was born since, or nothing is left.
             return Reply::Swept { killed: 0, left: 0 }.encode(turn.replies.buffer());
         };
         let hunt = Hunt::new(since, turn.now, self.timings.sweep_ms);
@@ -230,10 +234,12 @@ impl Agent {
                 self.climb(turn.now);
             }
         }
+        if !matches!(self.phase, Phase::Alive) {
+            // What the agent's end has to kill it kills without us, and `Stopped` says when.
+            self.hunt = None;
+        }
         if let Some(hunt) = &mut self.hunt {
-            let alive = matches!(self.phase, Phase::Alive);
-            // What the agent's end has to kill it kills without us.
-            let caught = if alive { hunt.pass(self.pid, turn.now) } else { Some(hunt.caught(0)) };
+            let caught = hunt.pass(self.pid, turn.now);
             if let Some(Caught { killed, left }) = caught {
                 for _ in 0..hunt.asked {
                     Reply::Swept { killed, left }.encode(turn.replies.buffer());

@@ -86,9 +86,13 @@ impl Workers {
         if let Err(why) = self.give(registry, session, Job::Recovered(Box::new(recovered))) {
             // Nobody can serve it any more (I9, I21).
             worker::sweep(agent);
-            worker::forget_home(&Home::of(&self.0.dir, agent));
-            if let Some(run) = lost {
-                session.complete(run, &end(Reason::AgentLost, None, Some(why)), Millis::now());
+            match lost {
+                // Its home goes with the next start, when this end is on disk.
+                Some(run) => {
+                    let end = end(Reason::AgentLost, None, Some(why));
+                    session.complete(run, &end, Millis::now());
+                }
+                None => worker::forget_home(&Home::of(&self.0.dir, agent)),
             }
         }
     }

@@ -165,8 +165,8 @@ impl Engine {
         }
     }
 
-    /// Agents of before the restart are taken over; a run whose agent is gone gets its one
-    /// `complete` before anything is served (I9).
+    /// Agents of before the restart are given to workers, which go on with them or give their runs
+    /// the one `complete` (I9). Prompts for their sessions wait for that.
     fn recover(&self, homes: Vec<Home>) -> Result<(), EngineError> {
         let failed = |error: &dyn std::fmt::Display| EngineError::Recover(error.to_string());
         let mut agents: BTreeMap<AgentId, Home> =
@@ -182,7 +182,7 @@ impl Engine {
             let stored = self.readers.agent(agent).map_err(|error| failed(&error))?;
             let Some(stored) = stored else {
                 // Its session is deleted, or its run never became durable.
-                forget(&home)?;
+                forget(&home);
                 continue;
             };
             let session = self.registry.recover(stored.session).map_err(|error| failed(&error))?;
@@ -203,17 +203,25 @@ impl Engine {
 }
 
 /// Ends an agent that nobody knows, and removes its home.
-fn forget(home: &Home) -> Result<(), EngineError> {
-    let swept = keeper::sweep_agent(home.agent())?;
-    tracing::info!(agent = %home.agent(), ?swept, "an agent without a run was still there");
-    Ok(home.remove()?)
+fn forget(home: &Home) {
+    let path = home.path().display();
+    tracing::info!(home = %path, "an agent without a run was still there");
+    let gone = keeper::sweep_agent(home.agent()).and_then(|_| home.remove());
+    if let Err(error) = gone {
+        tracing::error!(%error, home = %path, "it cannot be removed; stop it and delete its home");
+    }
 }
 
 /// Ends agents and keepers of this data directory that have no home, or whose keeper is gone.
 fn sweep_leftovers(data: &DataTag, homes: &[Home]) -> Result<(), EngineError> {
     let mut kept = Vec::new();
     for home in homes {
-        if home.is_alive()? {
+        let alive = home.is_alive().map_err(|error| {
+            let path = home.path().display();
+            let advice = "make it readable for this user, or move it away";
+            EngineError::Recover(format!("{path} cannot be looked at ({error}); {advice}"))
+        })?;
+        if alive {
             kept.push(home.agent());
         }
     }

@@ -368,7 +368,7 @@ impl Registry {
         Ok(true)
     }
 
-    /// A session that a run of before a restart is in. For recovery, before anything is served.
+    /// A session, from memory or disk, for a worker or the recovery.
     pub fn recover(&self, id: SessionId) -> Result<Arc<Session>, Refusal> {
         self.find(id)
     }

@@ -65,7 +65,7 @@ pub enum AttachError {
 /// had.
 pub fn attach(home: &Home, offset: u64) -> Result<Attached, AttachError> {
     let (control, frames, welcome) = knock(home)?;
-    let Welcome { epoch, pid, start, end, version, .. } = welcome;
+    let Welcome { protocol, epoch, pid, start, end, version } = welcome;
     // From here on, should we fail, the connection is closed and the agent is an orphan again.
     if offset > end {
         return Err(AttachError::OffsetBeyondEnd { end });
@@ -77,7 +77,8 @@ pub fn attach(home: &Home, offset: u64) -> Result<Attached, AttachError> {
     let info = home.info().ok_or(AttachError::Gone)?;
     let process = Process::found(home, info.pid)?.ok_or(AttachError::Gone)?;
     let records = home.connect().map_err(|error| gone_or(home, error))?;
-    introduce(&records, PROTOCOL, Role::Records { epoch, offset })?;
+    introduce(&records, protocol, Role::Records { epoch, offset })
+        .map_err(|error| gone_or(home, error))?;
     let records = Stream::live(home.path(), records.into(), offset);
     let parts = Parts {
         process,

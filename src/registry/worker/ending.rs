@@ -137,7 +137,7 @@ impl Worker<'_> {
                     self.waker.take();
                 }
                 recv(lines) -> batch => match batch {
-                    Ok(batch) => self.records.extend(batch),
+                    Ok(batch) => self.take(batch),
                     Err(_) => self.lines_ended(),
                 },
             }

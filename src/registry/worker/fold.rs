@@ -105,8 +105,12 @@ impl Fold {
         // A command's row may be durable before the events of its record are, or after them.
         let mut replied = self.replied.remove(&self.folded).unwrap_or(0);
         effects.retain(|effect| {
-            let done = matches!(effect, Effect::Reply(_)) && replied > 0;
-            replied -= usize::from(done);
+            let done = match effect {
+                Effect::Reply(_) => replied > 0,
+                // What they changed is on disk, and an end that was not the run's is an abort's.
+                Effect::Native(_) | Effect::TurnEnded(_) | Effect::Exited(_) => known,
+            };
+            replied -= usize::from(done && matches!(effect, Effect::Reply(_)));
             !done
         });
         if !self.turn.is_on() {

@@ -6,11 +6,10 @@
 use std::time::Duration;
 
 use super::recover::{Recovered, end_as_lost};
-use super::{Next, Seat, bell, forget_home, sweep};
+use super::{Next, Seat, bell, sweep};
 use crate::keeper::Home;
 use crate::limits;
 use crate::registry::end;
-use crate::run::change::Change;
 use crate::run::event::Reason;
 use crate::run::id::Millis;
 use crate::run::wake::Waker;
@@ -61,8 +60,7 @@ pub(super) fn watch(seat: &Seat, recovered: &Recovered, version: &str) {
             end_as_lost(session, open, &why);
         }
     }
-    session.note(Change::AgentEnded { agent: stored.agent, at: Millis::now() });
-    forget_home(home);
+    seat.clear_up(session, run, home);
 }
 
 fn terminate(home: &Home) {

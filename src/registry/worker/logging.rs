@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+use crossbeam_channel::RecvTimeoutError;
+
 use super::saved::{Saved, to_bytes};
 use super::turn::{Effect, Staged, gateway_error};
 use super::{GROUP_FRAMES_MAX, Held, NATIVE_IDS_MAX, Purpose, Stage, Worker, after};
@@ -139,27 +141,46 @@ impl Worker<'_> {
     /// The agent goes on by itself, a background task's result say: that is a run of its own,
     /// unless a prompt's began at the same time.
     fn begin_own_run(&mut self, now: Millis) {
+        if !self.try_begin_own_run(now) && !self.fold.turn().is_on() {
+            // The prompt's run ended before it came here.
+            self.try_begin_own_run(now);
+        }
+    }
+
+    /// `false`: a prompt's run was on, and was waited for.
+    fn try_begin_own_run(&mut self, now: Millis) -> bool {
         match self.seat.registry.begin_agent_run(self.seat.session, self.agent_id, now) {
             Ok(BegunByAgent { session, run, ordinal }) => {
                 self.session = session;
                 self.enter(run, Some(ordinal), Origin::Agent);
             }
-            Err(NotBegun::Busy) if !self.gone => self.await_prompt(now),
+            Err(NotBegun::Busy) if !self.gone => {
+                self.await_prompt(now);
+                return false;
+            }
             // Its events are counted, and stay in the journal.
             Err(why) => tracing::warn!(?why, "what an agent does by itself is not logged"),
         }
+        true
     }
 
     /// A prompt's run has begun and is about to be given to us.
     fn await_prompt(&mut self, now: Millis) {
         let until = after(limits::RUN_HANDOVER_MS);
         while !self.fold.turn().is_on() {
-            self.take_next(now);
+            self.drop_what_ended(now);
+            self.take_queued();
             if self.fold.turn().is_on() || !matches!(self.stage, Stage::Idle { .. }) {
                 return;
             }
-            match self.seat.inbox.recv_deadline(until) {
+            let look = after(limits::LOOK_AGAIN_MS).min(until);
+            match self.seat.inbox.recv_deadline(look) {
                 Ok(next) => self.hear_next(Some(next)),
+                Err(RecvTimeoutError::Timeout) if look < until => {
+                    if self.session.running().is_none() {
+                        return;
+                    }
+                }
                 Err(_) => return,
             }
         }
@@ -186,7 +207,13 @@ impl Worker<'_> {
     }
 
     fn stage_error(&mut self, at: Millis, content: &str) {
-        self.staged.push_back(Staged::new(at, gateway_error(content), None));
+        // It belongs to the record that is being folded, and stands last in it.
+        let end = Some(self.fold.folded());
+        if let Some(last) = self.staged.back_mut().filter(|last| last.record_end == end) {
+            last.record_end = None;
+        }
+        let error = Staged::new(at, gateway_error(content), None);
+        self.staged.push_back(Staged { record_end: end, ..error });
     }
 
     /// Appends the first `count` staged events in groups; `false` if the log is full, with the

@@ -30,7 +30,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
 use crate::keeper::{DataTag, Home, Reply, SpawnFailure, WriteError};
 use crate::limits;
-use crate::provider::{Launch, Provider, Record, Write};
+use crate::provider::{Launch, Provider, Record, RecordBody, Write};
 use crate::registry::crew::Seats;
 use crate::registry::session::Session;
 use crate::registry::{self, AgentPermit, Composer, Registry, Started, end};
@@ -84,11 +84,19 @@ pub(super) enum Next {
 /// Something to serve.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// A run that a prompt began; the number of the prompt's command, if it was recorded for a
-    /// process that is gone.
-    Run { session: Arc<Session>, started: Started, recorded: Option<u64> },
+    /// A run that a prompt began; its prompt, if that was recorded already.
+    Run { session: Arc<Session>, started: Started, recorded: Option<Recorded> },
     /// An agent of before the restart.
     Recovered(Box<Recovered>),
+}
+
+/// A prompt whose command was recorded for a process that is gone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recorded {
+    /// Its number.
+    pub(super) n: u64,
+    /// The number of the next command.
+    pub(super) next_n: u64,
 }
 
 /// Starts a session's thread with its first job.
@@ -142,7 +150,30 @@ impl Seat {
         sweep(agent);
         let error = Some("The gateway had an internal error in this run; see its log.".into());
         session.complete(run, &end(Reason::InternalError, None, error), Millis::now());
-        forget_home(&Home::of(&self.dir, agent));
+        self.clear_up(&session, run, &Home::of(&self.dir, agent));
+    }
+
+    /// Removes the home of an agent that is gone. What its journal holds may be needed again until
+    /// the run's end is on disk (I8), so this waits for that.
+    fn clear_up(&self, session: &Session, run: RunId, home: &Home) {
+        let (bell, wakes) = bell();
+        let waker = Waker::new(Box::new(bell));
+        session.attach_worker(run, waker.clone());
+        let ticket = session.note(Change::Nothing);
+        while session.wake_when_settled(ticket, &waker) == Settled::Waiting {
+            if session.orders(run).let_go {
+                return;
+            }
+            // Rung or not: it looks again.
+            wakes.recv_timeout(FOREVER).unwrap_or_default();
+            waker.take();
+        }
+        // In this order: a journal without its checkpoint would be told from its beginning.
+        forget_home(home);
+        // The session may have left memory meanwhile.
+        if let Ok(session) = self.registry.recover(self.session) {
+            session.note(Change::AgentEnded { agent: home.agent(), at: Millis::now() });
+        }
     }
 
     fn composer(&self, session: &Session, run: RunId, ordinal: Option<Ordinal>) -> Composer {
@@ -221,6 +252,10 @@ struct Worker<'a> {
     records: VecDeque<(Record, u64)>,
     /// The stream of records has ended: what is taken is all.
     said_all: bool,
+    /// The agent's exit was among them.
+    exit_seen: bool,
+    /// Where the journal ended when this worker came.
+    backlog_end: u64,
     next_n: u64,
     /// The number of the prompt that began the run, if a prompt of this gateway's did.
     prompt_n: Option<u64>,
@@ -243,6 +278,8 @@ struct Worker<'a> {
     recovering: Option<u64>,
     waker: Waker,
     wakes: Receiver<()>,
+    /// When commands are tried again that found no room.
+    retry_at: Option<Instant>,
     /// When a keeper that was told to stop has had all the time that it may need.
     stuck_at: Option<Instant>,
     quiet_at: Instant,
@@ -289,6 +326,9 @@ impl<'a> Worker<'a> {
             held: None,
             records: VecDeque::new(),
             said_all: false,
+            exit_seen: false,
+            backlog_end: 0,
+            retry_at: None,
             next_n: 1,
             prompt_n: None,
             job: None,
@@ -352,22 +392,10 @@ impl<'a> Worker<'a> {
             );
         }
         self.refresh_session();
-        let ticket = self.session.note(Change::Nothing);
         self.agent.join();
         // Another agent takes the place now.
         drop(self.permit.take());
-        // What the journal holds may be needed again until the run's end is on disk (I8).
-        while self.session.wake_when_settled(ticket, &self.waker) == Settled::Waiting {
-            if self.session.orders(self.run).let_go {
-                return;
-            }
-            // Rung or not: it looks again.
-            self.wakes.recv_timeout(FOREVER).unwrap_or_default();
-            self.waker.take();
-        }
-        // In this order: a journal without its checkpoint would be told from its beginning.
-        forget_home(&self.home);
-        self.session.note(Change::AgentEnded { agent: self.agent_id, at: Millis::now() });
+        self.seat.clear_up(&self.session, self.run, &self.home);
     }
 
     fn meet_deadlines(&mut self) {
@@ -430,7 +458,7 @@ impl<'a> Worker<'a> {
             },
             recv(lines) -> batch => {
                 match batch {
-                    Ok(batch) => self.records.extend(batch),
+                    Ok(batch) => self.take(batch),
                     // The stream ended; the replies say how it stands.
                     Err(_) => self.lines_ended(),
                 }
@@ -449,9 +477,21 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Records that came.
+    fn take(&mut self, batch: Vec<(Record, u64)>) {
+        let is_exit = |(record, _): &(Record, u64)| matches!(record.body, RecordBody::Exit(_));
+        self.exit_seen |= batch.last().is_some_and(is_exit);
+        self.records.extend(batch);
+    }
+
     fn lines_ended(&mut self) {
         self.agent.lines = never();
         self.said_all = true;
+        if !self.exit_seen && !self.gone {
+            // Its journal cannot be followed: if the keeper is not about to say that it is gone,
+            // it is of no use any more.
+            self.takes_no_commands();
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -463,7 +503,7 @@ impl<'a> Worker<'a> {
             | Stage::Lingering { until } => Some(until),
             Stage::Stopping { .. } | Stage::Ending => None,
         };
-        [stage, self.stuck_at].into_iter().flatten().min()
+        [stage, self.stuck_at, self.retry_at].into_iter().flatten().min()
     }
 
     /// `false` when nothing of the agent is left.
@@ -495,7 +535,7 @@ impl<'a> Worker<'a> {
                     Some((_, Purpose::Prompt)) if why == WriteError::Full => {
                         self.prompt_refused(now);
                     }
-                    Some((run, Purpose::Prompt)) => self.prompt_failed |= run == self.run,
+                    Some((run, Purpose::Prompt)) => self.prompt_unwritten(run),
                     Some((run, purpose)) => {
                         self.delivered(run, purpose, AnswerState::Undeliverable, now);
                     }

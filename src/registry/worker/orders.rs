@@ -2,6 +2,7 @@
 //!
 //! *Recorded* is the commit of the command's row, *delivered* the keeper's word that it wrote it.
 
+use super::process::NotSent;
 use super::saved::{Body, to_bytes};
 use super::{Go, LADDER_MS, LAST_REPLY_MS, Order, Purpose, Stage, Worker, after};
 use crate::limits;
@@ -137,18 +138,27 @@ impl Worker<'_> {
 
     /// Sends the commands whose rows are durable, in their order.
     pub(super) fn send_durable(&mut self) {
+        self.retry_at = None;
         while let Some(order) = self.recorded.front() {
             match self.session.wake_when_settled(order.ticket, &self.waker) {
                 Settled::Waiting => break,
                 Settled::Committed => {
-                    let Some(Order { run, n, write, purpose, .. }) = self.recorded.pop_front()
+                    let Some(Order { run, n, write, ticket: order_ticket, purpose }) =
+                        self.recorded.pop_front()
                     else {
                         break;
                     };
-                    self.sent.insert(n, (run, purpose));
-                    if self.agent.write(n, write.bytes, write.close).is_err() {
-                        self.takes_no_commands();
+                    match self.agent.write(n, &write) {
+                        Ok(()) => {}
+                        Err(NotSent::Full) => {
+                            let order = Order { run, n, write, ticket: order_ticket, purpose };
+                            self.recorded.push_front(order);
+                            self.retry_at = Some(after(limits::LOOK_AGAIN_MS));
+                            break;
+                        }
+                        Err(NotSent::Gone) => self.takes_no_commands(),
                     }
+                    self.sent.insert(n, (run, purpose));
                 }
                 Settled::Rejected => {
                     self.recorded.pop_front();
@@ -165,6 +175,17 @@ impl Worker<'_> {
             // First the event: without the row's mark, a restart asks the keeper once more.
             self.delivered(run, purpose, AnswerState::Delivered, now);
             self.session.note(Change::CommandDelivered { run, n, at: now });
+        }
+    }
+
+    /// The prompt is not in the agent's stdin, and never will be. A warm agent that closed it is of
+    /// no use any more: a fresh one takes the run.
+    pub(super) fn prompt_unwritten(&mut self, run: RunId) {
+        if run == self.run {
+            self.prompt_failed = true;
+            if self.job.is_some() && !self.gone && self.stage == Stage::Running {
+                self.stop();
+            }
         }
     }
 

@@ -8,14 +8,15 @@
 use std::io;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::keeper::{
     self, AttachError, Commands, Home, LaunchSpec, Parts, Process, Records, Replies, Reply,
 };
 use crate::limits;
-use crate::provider::Record;
+use crate::provider::{Record, Write};
 
 /// An agent's process.
 #[derive(Debug)]
@@ -39,9 +40,14 @@ enum Down {
     Sweep { n: u64 },
 }
 
-/// The keeper is gone or does not take commands.
-#[derive(Debug)]
-pub(super) struct Gone;
+/// Why a command was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotSent {
+    /// Too many are on their way.
+    Full,
+    /// The keeper is gone.
+    Gone,
+}
 
 impl Agent {
     /// Starts a keeper for the agent. `name` ends the threads' names.
@@ -50,10 +56,11 @@ impl Agent {
         Self::of(parts, name).map_err(|error| error.to_string())
     }
 
-    /// Takes over the agent of a keeper that is alive; records follow from `offset` on.
-    pub(super) fn attach(home: &Home, offset: u64, name: &str) -> Result<Self, AttachError> {
+    /// Takes over the agent of a keeper that is alive; records follow from `offset` on. Gives the
+    /// end of the journal, too.
+    pub(super) fn attach(home: &Home, offset: u64, name: &str) -> Result<(Self, u64), AttachError> {
         let attached = keeper::attach(home, offset)?;
-        Self::of(attached.parts, name).map_err(AttachError::Io)
+        Ok((Self::of(attached.parts, name).map_err(AttachError::Io)?, attached.end))
     }
 
     /// What the journal of a keeper that is gone holds from `offset` on.
@@ -104,27 +111,27 @@ impl Agent {
     }
 
     /// Writes command `n` to the agent's stdin; the answer is a reply.
-    pub(super) fn write(&self, n: u64, bytes: Vec<u8>, close: bool) -> Result<(), Gone> {
-        self.send(Down::Write { n, bytes, close })
+    pub(super) fn write(&self, n: u64, write: &Write) -> Result<(), NotSent> {
+        self.send(Down::Write { n, bytes: write.bytes.clone(), close: write.close })
     }
 
     /// Closes the agent's stdin.
-    pub(super) fn close_stdin(&self) -> Result<(), Gone> {
+    pub(super) fn close_stdin(&self) -> Result<(), NotSent> {
         self.send(Down::CloseStdin)
     }
 
     /// Runs the stop ladder.
-    pub(super) fn stop(&self) -> Result<(), Gone> {
+    pub(super) fn stop(&self) -> Result<(), NotSent> {
         self.send(Down::Stop)
     }
 
     /// Records up to `offset` are not needed again.
-    pub(super) fn confirm(&self, offset: u64) -> Result<(), Gone> {
+    pub(super) fn confirm(&self, offset: u64) -> Result<(), NotSent> {
         self.send(Down::Confirm { offset })
     }
 
     /// Kills what was started since command `n` was written, the agent itself excepted.
-    pub(super) fn sweep(&self, n: u64) -> Result<(), Gone> {
+    pub(super) fn sweep(&self, n: u64) -> Result<(), NotSent> {
         self.send(Down::Sweep { n })
     }
 
@@ -142,10 +149,8 @@ impl Agent {
         // Nobody takes records or replies any more: `out-` and `ctl-` must not wait for room.
         self.lines = crossbeam_channel::never();
         self.replies = crossbeam_channel::never();
-        if let Some(process) = &mut self.process
-            && let Err(error) = process.wait()
-        {
-            tracing::warn!(%error, pid = process.pid(), "a keeper cannot be waited for");
+        if let Some(process) = &mut self.process {
+            wait_or_kill(process);
         }
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -154,13 +159,38 @@ impl Agent {
         }
     }
 
-    fn send(&self, command: Down) -> Result<(), Gone> {
-        self.commands.as_ref().ok_or(Gone)?.try_send(command).map_err(|_| Gone)
+    fn send(&self, command: Down) -> Result<(), NotSent> {
+        let commands = self.commands.as_ref().ok_or(NotSent::Gone)?;
+        commands.try_send(command).map_err(|error| match error {
+            TrySendError::Full(_) => NotSent::Full,
+            TrySendError::Disconnected(_) => NotSent::Gone,
+        })
     }
 
     fn thread(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
         self.threads.push(thread::Builder::new().name(name).spawn(run)?);
         Ok(())
+    }
+}
+
+/// A keeper that has nothing left to keep ends at once, unless it cannot write its journal: then
+/// what it still has is not needed, since the run has its end.
+fn wait_or_kill(process: &mut Process) {
+    let until = Instant::now() + Duration::from_millis(limits::KEEPER_END_MS.unsigned_abs());
+    loop {
+        match process.try_wait() {
+            Ok(Some(_)) => return,
+            Ok(None) if Instant::now() < until => {
+                thread::sleep(Duration::from_millis(limits::LOOK_AGAIN_MS.unsigned_abs()));
+            }
+            Ok(None) => {
+                tracing::warn!(pid = process.pid(), "a keeper did not end by itself");
+                return process.kill();
+            }
+            Err(error) => {
+                return tracing::warn!(%error, pid = process.pid(), "a keeper cannot be waited for");
+            }
+        }
     }
 }
 

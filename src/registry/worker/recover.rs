@@ -7,7 +7,7 @@
 use super::process::Agent;
 use super::saved::{Body, Purpose, Saved};
 use super::turn::Turn;
-use super::{Fold, Seat, Stage, Worker, after, bell, foreign, forget_home, sweep};
+use super::{Fold, Order, Seat, Stage, Worker, after, bell, foreign, forget_home, sweep};
 use crate::keeper::{AttachError, Home};
 use crate::provider::{Adapter, Launch, Origin};
 use crate::registry::session::Session;
@@ -15,7 +15,7 @@ use crate::registry::worker::start::launch_key;
 use crate::registry::{AgentPermit, Job, Started, end};
 use crate::run::change::Change;
 use crate::run::event::Reason;
-use crate::run::id::{Millis, RunId};
+use crate::run::id::{AgentId, Millis, RunId};
 use crate::run::wake::Waker;
 use crate::store::{OpenRun, RunStatus, StoredAgent};
 use crate::sync::Arc;
@@ -53,20 +53,30 @@ pub(super) fn recover(seat: &Seat, recovered: Recovered) -> Option<Worker<'_>> {
         Ok(saved) => saved,
         Err(error) => {
             let why = format!("What this gateway saved of its agent cannot be read: {error}.");
-            return lose(&recovered, &why);
+            return lose(seat, &recovered, &why);
         }
     };
     let from = recovered.stored.checkpoint.as_ref().map_or(0, |(offset, _)| *offset);
+    let left = || Agent::left(&recovered.home, from, &seat.name).map(|agent| (agent, 0));
     let process = if alive {
         match Agent::attach(&recovered.home, from, &seat.name) {
-            Err(AttachError::Gone) => Agent::left(&recovered.home, from, &seat.name),
+            Err(AttachError::Gone) => left(),
+            Err(AttachError::Io(error)) => {
+                tracing::error!(%error, %run, "a keeper cannot be spoken to; its journal is read");
+                sweep(agent);
+                left()
+            }
             other => other,
         }
     } else {
-        Agent::left(&recovered.home, from, &seat.name)
+        left()
     };
     match process {
-        Ok(process) => Some(resume(seat, recovered, saved, process, from)),
+        Ok((process, end)) => {
+            let mut worker = resume(seat, recovered, saved, process, from);
+            worker.backlog_end = end;
+            Some(worker)
+        }
         Err(AttachError::OtherVersion { protocol, version, pid }) => {
             tracing::warn!(
                 %run, protocol, version, pid,
@@ -75,7 +85,9 @@ pub(super) fn recover(seat: &Seat, recovered: Recovered) -> Option<Worker<'_>> {
             foreign::watch(seat, &recovered, &version);
             None
         }
-        Err(error) => lose(&recovered, &format!("The agent's journal cannot be used: {error}.")),
+        Err(error) => {
+            lose(seat, &recovered, &format!("The agent's journal cannot be used: {error}."))
+        }
     }
 }
 
@@ -108,8 +120,12 @@ impl Recovered {
         }
         let (run, ordinal, at) = (open.run.id, open.run.ordinal, open.run.started_at);
         let Self { session, stored, job, permit, .. } = self;
+        // The home and the checkpoint of a warm process are not another's.
+        let warm = recorded.is_some_and(|n| n > 1);
+        let agent = if warm { AgentId::random() } else { stored.agent };
+        let recorded = recorded.map(|n| super::Recorded { n, next_n: stored.last_n + 1 });
         let job = job.unwrap_or_default();
-        let started = Started { run, ordinal, agent: stored.agent, at, ticket: 0, job, permit };
+        let started = Started { run, ordinal, agent, at, ticket: 0, job, permit };
         tracing::info!(%run, "a run that was accepted before the restart starts");
         Ok(super::Job::Run { session, started, recorded })
     }
@@ -125,14 +141,12 @@ fn prompt_of(stored: &StoredAgent, run: RunId) -> Option<u64> {
     })
 }
 
-fn lose<'a>(recovered: &Recovered, why: &str) -> Option<Worker<'a>> {
+fn lose<'a>(seat: &Seat, recovered: &Recovered, why: &str) -> Option<Worker<'a>> {
     sweep(recovered.stored.agent);
     if let Some(open) = &recovered.stored.open {
         end_as_lost(&recovered.session, open, why);
     }
-    let ended = Change::AgentEnded { agent: recovered.stored.agent, at: Millis::now() };
-    recovered.session.note(ended);
-    forget_home(&recovered.home);
+    seat.clear_up(&recovered.session, recovered.stored.newest.id, &recovered.home);
     None
 }
 
@@ -164,6 +178,8 @@ fn resume(
         (None, Some(job)) => launch_key(seat, job),
         (None, None) => Launch::default(),
     };
+    let told_to_the_end =
+        saved.as_ref().is_some_and(|saved| saved.turn.run() == run && !saved.turn.is_on());
     let next_n = saved.as_ref().map_or(1, |saved| saved.next_n).max(stored.last_n + 1);
     let turn = turn_of(seat, &session, &stored, saved);
     let fold = Fold::resume(turn, from, stored.offset, stored.causes.iter().copied());
@@ -180,7 +196,9 @@ fn resume(
         worker.forget_answered();
     }
     if stored.open.is_none() {
-        if worker.fold.turn().adapter().ends_stdin_with_turn() {
+        // What follows an aborted run's end is not told.
+        let aborted = stored.newest.aborted == Some(true) && !told_to_the_end;
+        if worker.fold.turn().adapter().ends_stdin_with_turn() || aborted {
             worker.end_now();
         } else {
             seat.idle();
@@ -221,6 +239,8 @@ impl Worker<'_> {
                 (Purpose::Reply, _) => Purpose::Reply,
                 // Its run is over: nobody waits for it.
                 (_, None) => continue,
+                // It was not sent, or the journal says that it was.
+                (Purpose::Prompt, Some(open)) if open.run.abort.is_some() => continue,
                 (Purpose::Answer(resolved), Some(open)) => {
                     let waits = open
                         .permissions
@@ -235,9 +255,9 @@ impl Worker<'_> {
                 self.prompt_n = Some(command.n);
                 self.first_turn = command.n == 1;
             }
-            self.sent.insert(command.n, (command.run, purpose));
-            // Of a keeper that is gone the journal says what it wrote.
-            drop(self.agent.write(command.n, write.bytes, write.close));
+            // Its row is on disk: a ticket that is settled.
+            let (run, n) = (command.run, command.n);
+            self.recorded.push_back(Order { run, n, write, ticket: 0, purpose });
         }
     }
 }

@@ -7,7 +7,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::process::Agent;
 use super::saved::Purpose;
 use super::turn::Turn;
-use super::{FOREVER, Fold, Order, Seat, Stage, Worker, after, bell, forget_home, recorded, sweep};
+use super::{
+    FOREVER, Fold, Order, Recorded, Seat, Stage, Worker, after, bell, forget_home, recorded, sweep,
+};
 use crate::keeper::{Home, LaunchSpec};
 use crate::limits;
 use crate::provider::{Adapter, Command, Launch, Origin, Prompt};
@@ -22,13 +24,12 @@ use crate::sync::Arc;
 
 impl<'a> Worker<'a> {
     /// Starts a process for a run; `None` if the run has ended, or the server stopped, before
-    /// that. `prompt_n` is the number of the prompt's command, if that was recorded for a process
-    /// that is gone.
+    /// that. `told` is its prompt, if that was recorded for a process that is gone.
     pub(super) fn start(
         seat: &'a Seat,
         session: Arc<Session>,
         started: Started,
-        prompt_n: Option<u64>,
+        told: Option<Recorded>,
     ) -> Option<Self> {
         let (bell, wakes) = bell();
         let waker = Waker::new(Box::new(bell));
@@ -38,8 +39,8 @@ impl<'a> Worker<'a> {
         let prompt = prompt_of(&started.job);
         let launch = seat.provider.launch(&prompt);
         let write = adapter.encode(&Command::Prompt(prompt)).unwrap_or_default();
-        let n = prompt_n.unwrap_or(1);
-        let ticket = session.note(match prompt_n {
+        let Recorded { n, next_n } = told.unwrap_or(Recorded { n: 1, next_n: 2 });
+        let ticket = session.note(match told {
             // Its row is on disk, and is this process's once that is.
             Some(_) => Change::RunAdopted { run, agent: started.agent },
             None => recorded(run, n, &write, &Purpose::Prompt, 0),
@@ -64,7 +65,7 @@ impl<'a> Worker<'a> {
         let ids = (run, started.agent);
         let mut worker = Self::new(seat, session, ids, fold, (agent, home, key), (waker, wakes));
         worker.permit = Some(started.permit);
-        worker.next_n = n + 1;
+        worker.next_n = next_n;
         worker.prompt_n = Some(n);
         worker.first_turn = true;
         worker.recorded.push_back(order);
@@ -80,7 +81,16 @@ impl<'a> Worker<'a> {
                 _ => {}
             }
         }
-        if !matches!(self.stage, Stage::Idle { .. }) || self.seat.queue.borrow().is_empty() {
+        // What was said before may be of the run before: it comes first (I6).
+        if self.said_all || self.fold.folded() >= self.backlog_end {
+            self.take_queued();
+        }
+    }
+
+    /// An idle process takes what waits, or goes for it.
+    pub(super) fn take_queued(&mut self) {
+        let idle = matches!(self.stage, Stage::Idle { .. });
+        if !idle || self.seat.queue.borrow().is_empty() {
             return;
         }
         let Some(next) = self.seat.queue.borrow_mut().pop_front() else { return };
@@ -173,12 +183,13 @@ impl<'a> Worker<'a> {
             permit: self.permit.take().unwrap_or_else(|| self.seat.registry.extra_permit()),
         };
         let session = self.session.clone();
-        let job = super::Job::Run { session, started, recorded: Some(n) };
+        let recorded = Some(Recorded { n, next_n: self.next_n });
+        let job = super::Job::Run { session, started, recorded };
         self.seat.queue.borrow_mut().push_front(job);
     }
 
     /// Runs that wait for this process to be gone may end before.
-    fn drop_what_ended(&mut self, now: Millis) {
+    pub(super) fn drop_what_ended(&mut self, now: Millis) {
         let waker = &self.waker;
         self.seat.queue.borrow_mut().retain(|job| {
             let super::Job::Run { session, started, .. } = job else { return true };

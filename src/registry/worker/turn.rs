@@ -226,7 +226,7 @@ impl Turn {
                 }
                 Output::Write(write) => effects.push(Effect::Reply(write)),
                 // Only the terminal of its own turn completes a run.
-                Output::TurnEnded(ending) if self.inner == self.origin && !ended => {
+                Output::TurnEnded(ending) if self.inner == self.origin && self.begun && !ended => {
                     ended = true;
                     effects.push(Effect::TurnEnded(ending));
                 }
