@@ -15,29 +15,22 @@ mod orders;
 mod process;
 mod recover;
 mod saved;
+mod seat;
 mod start;
 mod turn;
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
-use crate::keeper::{DataTag, Home, Reply, SpawnFailure, WriteError};
+use crate::keeper::{Home, Reply, SpawnFailure, WriteError};
 use crate::limits;
-use crate::provider::{Launch, Provider, Record, RecordBody, Write};
-use crate::registry::crew::Seats;
+use crate::provider::{Launch, Record, RecordBody, Write};
 use crate::registry::session::Session;
-use crate::registry::{self, AgentPermit, Composer, Registry, Started, end};
-use crate::run::change::Change;
+use crate::registry::{self, AgentPermit, Composer, end};
 use crate::run::event::{AnswerState, Complete, Event, Reason, Status, StatusKind};
-use crate::run::id::{AgentId, Millis, Ordinal, RequestId, RunId, SessionId};
-use crate::run::log::Settled;
+use crate::run::id::{AgentId, Millis, RequestId, RunId};
 use crate::run::state::AnswerRequest;
 use crate::run::wake::{Bell, Waker};
 use crate::sync::Arc;
@@ -45,151 +38,13 @@ use crate::sync::Arc;
 use orders::recorded;
 use process::Agent;
 use saved::Purpose;
+use seat::Recorded;
 
 pub(super) use ending::sweep;
 pub use fold::Fold;
 pub(super) use recover::Recovered;
+pub(super) use seat::{Job, Next, Seat, forget_home, spawn};
 pub use turn::{Effect, Staged, Turn};
-
-/// What a session's thread works with, from one process to the next.
-#[derive(Debug)]
-pub(super) struct Seat {
-    pub(super) registry: Arc<Registry>,
-    pub(super) provider: Arc<Provider>,
-    pub(super) data: DataTag,
-    /// The data directory, in which agents have their homes.
-    pub(super) dir: PathBuf,
-    /// The program that serves as keeper: this one.
-    pub(super) keeper: PathBuf,
-    pub(super) session: SessionId,
-    /// Ends the threads' names.
-    pub(super) name: String,
-    pub(super) seats: Arc<Seats>,
-    pub(super) inbox: Receiver<Next>,
-    /// What came while a process had to go first.
-    pub(super) queue: RefCell<VecDeque<Job>>,
-    /// What the crash net has to end.
-    pub(super) serving: RefCell<Option<(Arc<Session>, RunId, AgentId)>>,
-}
-
-/// What comes next in a session.
-#[derive(Debug)]
-pub(super) enum Next {
-    /// Something to serve.
-    Job(Job),
-    /// An idle agent is to end now, one that is at work when its run ends.
-    Close,
-}
-
-/// Something to serve.
-#[derive(Debug)]
-pub(super) enum Job {
-    /// A run that a prompt began; its prompt, if that was recorded already.
-    Run { session: Arc<Session>, started: Started, recorded: Option<Recorded> },
-    /// An agent of before the restart.
-    Recovered(Box<Recovered>),
-}
-
-/// A prompt whose command was recorded for a process that is gone.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Recorded {
-    /// Its number.
-    pub(super) n: u64,
-    /// The number of the next command.
-    pub(super) next_n: u64,
-}
-
-/// Starts a session's thread with its first job.
-pub(super) fn spawn(seat: Seat, job: Job) -> io::Result<()> {
-    thread::Builder::new().name(format!("agent-{}", seat.name)).spawn(move || {
-        let mut next = Some(job);
-        while let Some(job) = next.take().or_else(|| seat.next()) {
-            let served = catch_unwind(AssertUnwindSafe(|| serve(&seat, job)));
-            if served.is_err() {
-                seat.mop_up();
-            }
-        }
-    })?;
-    Ok(())
-}
-
-/// Serves one job, to the end of its process.
-fn serve(seat: &Seat, job: Job) {
-    let worker = match job {
-        Job::Run { session, started, recorded } => {
-            seat.serving.replace(Some((session.clone(), started.run, started.agent)));
-            Worker::start(seat, session, started, recorded)
-        }
-        Job::Recovered(recovered) => recover::recover(seat, *recovered),
-    };
-    if let Some(worker) = worker {
-        worker.run();
-    }
-    seat.serving.replace(None);
-}
-
-impl Seat {
-    /// The next job, or `None`: the thread ends, and whoever comes later starts another.
-    fn next(&self) -> Option<Job> {
-        if let Some(job) = self.queue.borrow_mut().pop_front() {
-            return Some(job);
-        }
-        loop {
-            match self.seats.leave(self.session, &self.inbox)? {
-                Next::Job(job) => return Some(job),
-                // There is no process to close.
-                Next::Close => {}
-            }
-        }
-    }
-
-    /// The crash net (I1): whatever went wrong, the run has its one end. First what it left is
-    /// killed: the end may be an abort's (I21).
-    fn mop_up(&self) {
-        let Some((session, run, agent)) = self.serving.take() else { return };
-        sweep(agent);
-        let error = Some("The gateway had an internal error in this run; see its log.".into());
-        session.complete(run, &end(Reason::InternalError, None, error), Millis::now());
-        self.clear_up(&session, run, &Home::of(&self.dir, agent));
-    }
-
-    /// Removes the home of an agent that is gone. What its journal holds may be needed again until
-    /// the run's end is on disk (I8), so this waits for that.
-    fn clear_up(&self, session: &Session, run: RunId, home: &Home) {
-        let (bell, wakes) = bell();
-        let waker = Waker::new(Box::new(bell));
-        session.attach_worker(run, waker.clone());
-        let ticket = session.note(Change::Nothing);
-        while session.wake_when_settled(ticket, &waker) == Settled::Waiting {
-            if session.orders(run).let_go {
-                return;
-            }
-            // Rung or not: it looks again.
-            wakes.recv_timeout(FOREVER).unwrap_or_default();
-            waker.take();
-        }
-        // In this order: a journal without its checkpoint would be told from its beginning.
-        forget_home(home);
-        // The session may have left memory meanwhile.
-        if let Ok(session) = self.registry.recover(self.session) {
-            session.note(Change::AgentEnded { agent: home.agent(), at: Millis::now() });
-        }
-    }
-
-    fn composer(&self, session: &Session, run: RunId, ordinal: Option<Ordinal>) -> Composer {
-        let ordinal = ordinal.or_else(|| session.ordinal_of(run)).unwrap_or_default();
-        let bytes_max = self.registry.limits().event_bytes_max;
-        Composer::new(session.id(), run, ordinal, &self.provider.name, bytes_max)
-    }
-
-    fn idle(&self) {
-        self.seats.idle(self.session, Some(Instant::now()));
-    }
-
-    fn busy(&self) {
-        self.seats.idle(self.session, None);
-    }
-}
 
 /// A command that is on its way to the agent.
 #[derive(Debug)]
@@ -560,13 +415,6 @@ impl<'a> Worker<'a> {
     /// Whether no run is on.
     const fn is_over(&self) -> bool {
         matches!(self.stage, Stage::Lingering { .. } | Stage::Ending | Stage::Idle { .. })
-    }
-}
-
-/// Removes an agent's home, once nothing in it is needed.
-pub(super) fn forget_home(home: &Home) {
-    if let Err(error) = home.remove() {
-        tracing::warn!(%error, home = %home.path().display(), "an agent's home cannot be removed");
     }
 }
 
