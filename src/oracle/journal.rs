@@ -13,7 +13,7 @@ use crate::keeper::journal::{Stream, end_of, header};
 use crate::limits::JOURNAL_BLOCK_BYTES_MAX;
 
 /// What a script may build in all: more would only be slow.
-const STREAM_BYTES_MAX: u64 = 1 << 20;
+const STREAM_BYTES_MAX: u64 = 256 << 10;
 
 /// Builds what the bytes say, and compares what is read of it: with a naive reader always; with
 /// what was written, as long as nobody forged blocks: of that it is the part from the offset on,
@@ -122,14 +122,29 @@ fn first_block(bytes: &[u8]) -> Option<(Block<'_>, &[u8])> {
     valid.then_some(((offset, payload), &bytes[end..]))
 }
 
-/// CRC-32 as in the standard (reflected, 0xedb88320), a bit at a time.
+/// CRC-32 as in the standard: reflected, 0xedb88320.
 fn crc32<'a>(bytes: impl Iterator<Item = &'a u8>) -> u32 {
     !bytes.fold(u32::MAX, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
-            (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg())
-        })
+        let [low, ..] = sum.to_le_bytes();
+        (sum >> 8) ^ TABLE[usize::from(low ^ byte)]
     })
 }
+
+/// What each byte does to a sum, a bit at a time.
+const TABLE: [u32; 256] = {
+    let mut table = [0; 256];
+    let (mut byte, mut at) = (0, 0);
+    while at < table.len() {
+        let (mut sum, mut bit): (u32, _) = (byte, 0);
+        while bit < 8 {
+            sum = (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg());
+            bit += 1;
+        }
+        table[at] = sum;
+        (byte, at) = (byte + 1, at + 1);
+    }
+    table
+};
 
 /// A journal that is being written and damaged.
 #[derive(Default)]
