@@ -8,12 +8,10 @@ use std::sync::Mutex;
 use reattach::keeper::{AttachError, read_journal};
 use reattach::limits::Limits;
 use reattach::oracle::Alarm;
-use reattach::provider::{
-    Adapter, Answer, Command, Exit, Kind, Origin, Output, Prompt, Record, RecordBody, Write,
-};
+use reattach::provider::{Adapter, Answer, Command, Kind, Origin, Record, RecordBody, Write};
 use reattach::registry::{
     Admission, AgentPermit, BegunByAgent, Completed, Composer, Crew, Effect, Fold, Job, Persist,
-    Reading, Refusal, Registry, Round, SendPrompt, Session, Staged, Started, Turn, Writing, end,
+    Reading, Refusal, Registry, Round, SendPrompt, Session, Started, Turn, Writing, end,
     request_of_agent,
 };
 use reattach::run::change::{Change, Mark, SessionRow};
@@ -26,37 +24,16 @@ use reattach::run::id::{
 use reattach::run::log::Settled;
 use reattach::run::state::AnswerRequest;
 use reattach::run::wake::Waker;
-use reattach::store::{OpenOptions, OpenRun, Readers, RunStatus, Store, StoredAgent};
-use serde::{Deserialize, Serialize};
+use reattach::store::{OpenOptions, OpenRun, Readers, Store};
 use serde_json::{Map, Value};
 
+use super::agent::{Agent, Body, Purpose, Saved, begins, encoded, exited, recorded};
 use super::keeper::Keeper;
 use super::script::Script;
 
 pub(super) const SESSION: SessionId = SessionId::from_u128(5);
 /// The gateway's clock stands still, so that nothing depends on when a gateway was killed.
-const NOW: Millis = Millis(2_000);
-
-/// What a checkpoint has.
-#[derive(Debug, Serialize, Deserialize)]
-struct Saved {
-    turn: Turn,
-    next_n: u64,
-}
-
-/// What a command's row has.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Body {
-    write: Write,
-    purpose: Purpose,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum Purpose {
-    Prompt,
-    Answer { request: String, allow: bool },
-    Reply,
-}
+pub(super) const NOW: Millis = Millis(2_000);
 
 /// A run that has no process yet.
 #[derive(Debug)]
@@ -111,26 +88,6 @@ pub(super) struct Gateway {
     pub(super) told: BTreeMap<u64, usize>,
 }
 
-/// The side of a worker that belongs to one process.
-pub(super) struct Agent {
-    id: AgentId,
-    run: RunId,
-    composer: Composer,
-    pub(super) fold: Fold,
-    staged: VecDeque<Staged>,
-    next_n: u64,
-    /// Commands on their way to the disk: their run, number, ticket.
-    recorded: VecDeque<(RunId, u64, u64, Body)>,
-    sent: BTreeMap<u64, (RunId, Purpose)>,
-    answers: Vec<(RequestId, AnswerRequest)>,
-    checkpoints: VecDeque<(u64, u64)>,
-    checkpointed: u64,
-    /// It is of a life before, and not folded up to what is durable.
-    catching_up: bool,
-    /// The agent's last record was folded.
-    over: bool,
-}
-
 impl Gateway {
     /// Starts on this data directory, and takes over what it finds there.
     pub(super) fn start(dir: &Path, script: &Script, keeper: Option<&mut Keeper>) -> Self {
@@ -178,7 +135,9 @@ impl Gateway {
         // Its run's row was durable before it was started.
         let stored = self.readers.agent(keeper.home.agent()).expect("readable").expect("a run");
         self.attach(stored.newest.id);
-        let mut agent = self.resume(&stored);
+        let native = self.session.row().native_id;
+        let composer = self.composer(stored.newest.id, stored.newest.ordinal);
+        let mut agent = Agent::resume(&stored, self.kind, native, composer);
         agent.send_again(&stored, keeper);
         agent.catch_up(&self.session);
         self.agent = Some(agent);
@@ -198,43 +157,6 @@ impl Gateway {
             ticket: 0,
             first: first.map(|first| (0, serde_json::from_slice(&first.body).expect("a body"))),
         });
-    }
-
-    fn resume(&self, stored: &StoredAgent) -> Agent {
-        let saved: Option<Saved> = stored
-            .checkpoint
-            .as_ref()
-            .map(|(_, state)| serde_json::from_slice(state).expect("a checkpoint"));
-        let from = stored.checkpoint.as_ref().map_or(0, |(offset, _)| *offset);
-        let next_n = saved.as_ref().map_or(1, |saved| saved.next_n).max(stored.last_n + 1);
-        let newest = &stored.newest;
-        let native = self.session.row().native_id;
-        let mut turn = match saved {
-            Some(saved) => saved.turn,
-            None => Turn::new(newest.id, Adapter::new(self.kind), native),
-        };
-        if turn.run() != newest.id {
-            let agents = newest.origin == "agent";
-            turn.begin(newest.id, if agents { Origin::Agent } else { Origin::User });
-        }
-        if newest.status == RunStatus::Completed {
-            turn.end();
-        }
-        Agent {
-            id: stored.agent,
-            run: newest.id,
-            composer: self.composer(newest.id, newest.ordinal),
-            fold: Fold::resume(turn, from, stored.offset, stored.causes.iter().copied()),
-            staged: VecDeque::new(),
-            next_n,
-            recorded: VecDeque::new(),
-            sent: BTreeMap::new(),
-            answers: stored.answers.clone(),
-            checkpoints: VecDeque::new(),
-            checkpointed: from,
-            catching_up: true,
-            over: false,
-        }
     }
 
     /// Answers to this run's requests are for us.
@@ -634,90 +556,8 @@ impl Gateway {
     }
 }
 
-impl Agent {
-    /// What was recorded and is not known to be delivered.
-    fn send_again(&mut self, stored: &StoredAgent, keeper: &mut Keeper) {
-        for command in &stored.commands {
-            let body: Body = serde_json::from_slice(&command.body).expect("a body");
-            let open = stored.open.as_ref().filter(|open| open.run.id == command.run);
-            let purpose = match (body.purpose, open) {
-                (Purpose::Reply, _) => Purpose::Reply,
-                // Its run is over: nobody waits for it.
-                (_, None) => continue,
-                (Purpose::Answer { request, allow }, Some(open)) => {
-                    if open.permissions.iter().any(|waiting| waiting.request.0 == request) {
-                        Purpose::Answer { request, allow }
-                    } else {
-                        Purpose::Reply
-                    }
-                }
-                (Purpose::Prompt, Some(_)) => Purpose::Prompt,
-            };
-            self.sent.insert(command.n, (command.run, purpose));
-            keeper.write(command.n, body.write.bytes);
-        }
-    }
-
-    /// What was answered before the restart does not wait any more.
-    fn catch_up(&mut self, session: &Session) {
-        if self.catching_up && !self.fold.is_catching_up() {
-            self.catching_up = false;
-            self.fold.turn_mut().keep_open(|request| session.is_open(request));
-        }
-    }
-
-    /// The frames of the first `count` staged events, from `seq` on.
-    fn compose(
-        &mut self,
-        session: &Session,
-        count: usize,
-        mut seq: Seq,
-    ) -> Vec<reattach::run::change::Frame> {
-        let mut group: Vec<reattach::run::change::Frame> = Vec::new();
-        for staged in self.staged.iter().take(count) {
-            if staged.if_open.as_ref().is_none_or(|request| session.is_open(request)) {
-                let mark = staged.mark.clone();
-                group.push(self.composer.frame(seq, staged.at, &staged.event, mark));
-                seq = seq.next();
-            }
-            if let (Some(last), Some(offset)) = (group.last_mut(), staged.record_end) {
-                last.offset = offset;
-            }
-        }
-        group
-    }
-}
-
-fn begins(outputs: &[Output]) -> bool {
-    outputs.iter().any(|output| {
-        matches!(output, Output::TurnStarted(_) | Output::Event(Event::PermissionRequest(_)))
-    })
-}
-
-fn recorded(run: RunId, n: u64, body: &Body, cause: u64) -> Change {
-    let request = match &body.purpose {
-        Purpose::Answer { request, .. } => Some(RequestId(request.clone())),
-        Purpose::Prompt | Purpose::Reply => None,
-    };
-    let body = serde_json::to_vec(body).expect("a body is JSON");
-    Change::CommandRecorded { run, n, body, cause, request, at: NOW }
-}
-
 fn first(kind: Kind, content: &str) -> Write {
     encoded(&Adapter::new(kind), content.into())
-}
-
-fn encoded(adapter: &Adapter, content: String) -> Write {
-    let prompt = Prompt { content, ..Prompt::default() };
-    adapter.encode(&Command::Prompt(prompt)).expect("every dialect has prompts")
-}
-
-fn exited(exit: Exit) -> Complete {
-    let code = match exit {
-        Exit::Code(code) => Some(i64::from(code)),
-        Exit::Signal(_) => None,
-    };
-    end(Reason::AgentExited, code, None)
 }
 
 fn session(provider: &str) -> SessionRow {

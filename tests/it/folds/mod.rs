@@ -1,6 +1,7 @@
 //! What a restart builds on: fold(all) = fold(checkpoint, rest), for every dialect, at every
 //! record.
 
+mod agent;
 mod crash;
 mod gateway;
 mod keeper;
