@@ -81,14 +81,21 @@ fn runs_go_on_the_same(records: &[Record], name: &str) {
     }
     for (at, state) in states.iter().enumerate() {
         let restored: Turn = serde_json::from_slice(state).expect("a state");
-        // The events of the next two records are in the log already.
-        let (from, known) = (at as u64, (at + 2).min(records.len()));
-        let mut fold = Fold::resume(restored, from, known as u64, []);
+        // The events of the next two records are in the log already, but for an end: that comes
+        // with a checkpoint.
+        let ends = |(_, effects): &(_, Vec<Effect>)| {
+            effects.iter().any(|effect| matches!(effect, Effect::TurnEnded(_)))
+        };
+        let known = at + all[at..].iter().take(2).take_while(|told| !ends(told)).count();
+        let mut fold = Fold::resume(restored, at as u64, known as u64, []);
         for (number, record) in records.iter().enumerate().skip(at) {
-            let (staged, effects) = told(&mut fold, record, number as u64 + 1);
-            let expected = if number < known { &[][..] } else { &all[number].0[..] };
-            assert_eq!(staged, expected, "{name}, saved before {}, record {}", at + 1, number + 1);
-            assert_eq!(effects, all[number].1, "{name}, saved before {}", at + 1);
+            let got = told(&mut fold, record, number as u64 + 1);
+            let mut expected = all[number].clone();
+            if number < known {
+                expected.0.clear();
+                expected.1.retain(|effect| matches!(effect, Effect::Reply(_)));
+            }
+            assert_eq!(got, expected, "{name}, saved before {}, record {}", at + 1, number + 1);
         }
     }
 }
