@@ -102,10 +102,10 @@ impl Workers {
         self.0.seats.close_all();
     }
 
-    /// Whether no worker has anything to do with a process any more.
+    /// How many workers have to do with a process.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.seats.0.lock().is_empty()
+    pub fn count(&self) -> usize {
+        self.0.seats.0.lock().len()
     }
 
     /// Hands a job to the session's thread, which is started if there is none.

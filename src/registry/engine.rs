@@ -118,7 +118,15 @@ impl Engine {
     /// durable, `false` at the deadline.
     #[must_use]
     pub fn let_go(&self, deadline: Instant) -> bool {
+        let agents = self.workers.count();
         self.registry.close(Mode::Keep);
+        if agents > 0 {
+            tracing::info!(
+                agents,
+                "agents work on without a server, and the next start goes on with them; \
+                 `reattach ps --keepers` lists them"
+            );
+        }
         wait_until(deadline, || self.is_durable())
     }
 
@@ -134,7 +142,7 @@ impl Engine {
         }
         self.workers.close_all();
         let ended = wait_until(deadline, || {
-            self.registry.running().is_empty() && self.is_durable() && self.workers.is_empty()
+            self.registry.running().is_empty() && self.is_durable() && self.workers.count() == 0
         });
         if !ended && let Err(error) = self.kill_all() {
             tracing::error!(%error, "what is left of the agents cannot be killed");
