@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 use crate::cli::args::{OnStop, ServeArgs};
 use crate::cli::config::{Config, ConfigError, Flags, World};
 use crate::cli::exit::Exit;
+use crate::keeper;
 use crate::registry::{Engine, EngineError, Fatal};
 use crate::run::id::Millis;
 use crate::server::{PageFile, Server, ServerConfig, StartError};
@@ -92,11 +93,11 @@ fn run(args: &ServeArgs) -> Result<(), Failed> {
         insecure_http: args.insecure_http,
     };
     let config = Config::load(&flags, &world)?;
-    let signals = watch_signals()?;
     let data_dir = match &args.data_dir {
         Some(dir) => std::path::absolute(dir)?,
         None => world.data_dir()?,
     };
+    let signals = watch_signals(data_dir.clone(), args.on_stop)?;
     let engine =
         Engine::open(&data_dir, &config.limits, config.providers.clone(), &open_options())?;
     let server = Server::start(server_config(&config, &data_dir), &engine)?;
@@ -208,14 +209,18 @@ fn server_config(config: &Config, data_dir: &Path) -> ServerConfig {
     }
 }
 
-/// A second signal does not wait for the first one's drain.
-fn watch_signals() -> io::Result<Receiver<i32>> {
+/// A second signal does not wait for the first one's drain. Agents that were to end with the server
+/// are ended by their keepers then; the next start tells how.
+fn watch_signals(data_dir: PathBuf, on_stop: OnStop) -> io::Result<Receiver<i32>> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let (seen, received) = bounded(1);
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         let mut draining = false;
         for signal in signals.forever() {
             if draining {
+                if on_stop == OnStop::Abort {
+                    stop_keepers(&data_dir);
+                }
                 #[allow(clippy::exit, reason = "that is what a second signal asks for")]
                 std::process::exit(128 + signal);
             }
@@ -225,6 +230,14 @@ fn watch_signals() -> io::Result<Receiver<i32>> {
         }
     })?;
     Ok(received)
+}
+
+fn stop_keepers(data_dir: &Path) {
+    let stopped = keeper::homes(data_dir)
+        .and_then(|homes| homes.iter().try_for_each(|home| home.terminate().map(drop)));
+    if let Err(error) = stopped {
+        tracing::error!(%error, "an agent may work on; `reattach ps --keepers` shows it");
+    }
 }
 
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -318,7 +318,7 @@ fn a_second_sigterm_does_not_wait() {
     let end = client.expect_complete(&run);
     assert!(!alive(agent.pid()), "I21");
     assert_eq!(checked_end(&gateway, &session).text, end.text);
-    assert_eq!(end.json["aborted"], true, "{}", end.text);
+    assert_eq!(end.json["success"], false, "{}", end.text);
 }
 
 #[test]
