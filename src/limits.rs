@@ -264,6 +264,12 @@ pub const REQUESTS_PER_CONNECTION_MAX: usize = 1000;
 pub const PAGE_MAX: usize = 1000;
 /// Bytes of events in one page of a REST list; one event may exceed it by itself.
 pub const PAGE_BYTES_MAX: usize = 4 << 20;
+/// How far after a delta a compact page looks for its finished block.
+pub const FINISHED_BLOCK_SEQS_MAX: u64 = 100_000;
+/// Names that one answer about a folder may hold.
+pub const FOLDERS_MAX: usize = 1000;
+/// Entries of a folder that are looked at for it.
+pub const FOLDER_ENTRIES_MAX: usize = 10_000;
 /// A session's title.
 pub const TITLE_BYTES_MAX: usize = 500;
 /// Items in one page of a REST list, if the client does not say.

@@ -201,6 +201,7 @@ fn server_config(config: &Config, data_dir: &Path) -> ServerConfig {
         data_dir: data_dir.to_owned(),
         limits: config.limits.clone(),
         providers: config.providers.keys().cloned().collect(),
+        agents: config.providers.values().cloned().collect(),
         page: |path| {
             let file = web::asset(path)?;
             let web::Asset { content_type, bytes, etag } = file;

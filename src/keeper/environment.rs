@@ -117,6 +117,13 @@ pub fn environment(
     choose(std::env::vars_os(), extra, agent, data)
 }
 
+/// Where an agent with this addition to its environment finds programs: its `PATH`.
+#[must_use]
+pub fn search_path(extra: &BTreeMap<String, String>) -> OsString {
+    let own = extra.get("PATH").map(OsString::from);
+    own.or_else(|| std::env::var_os("PATH")).unwrap_or_else(|| DEFAULT_PATH.into())
+}
+
 /// The two tags alone: a keeper's environment.
 #[must_use]
 pub(super) fn tags(agent: AgentId, data: &DataTag) -> [(&'static str, String); 2] {

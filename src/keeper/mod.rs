@@ -28,7 +28,7 @@ mod processes;
 mod signals;
 mod stdin;
 
-pub use environment::{AGENT_TAG, DATA_TAG, DataTag, environment};
+pub use environment::{AGENT_TAG, DATA_TAG, DataTag, environment, search_path};
 pub use frame::{
     PROTOCOL, PROTOCOL_MIN, Reply, SpawnFailed, SpawnFailure, Step, Stopped, Timings, WriteError,
 };

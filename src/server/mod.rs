@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use crate::limits::Limits;
 use crate::protocol::gateway::FrameLimits;
 use crate::protocol::message::ErrorCode;
+use crate::provider::Provider;
 use crate::registry::{Engine, RefusalCode, Registry};
 use crate::run::event::By;
 use crate::server::api::Api;
@@ -56,6 +57,8 @@ pub struct ServerConfig {
     pub project_roots: Vec<PathBuf>,
     /// The names that a session's `provider` may have.
     pub providers: Vec<String>,
+    /// The same, as they are configured.
+    pub agents: Vec<Provider>,
     /// Where the token lies.
     pub data_dir: PathBuf,
     /// The page's file at a path, if there is one; it is given to everybody who asks.
@@ -153,6 +156,7 @@ impl Server {
                 readers,
                 project_roots: roots.collect(),
                 providers: config.providers,
+                agents: config.agents,
                 version: VERSION.to_owned(),
             },
         };

@@ -53,29 +53,27 @@ pub enum Read {
     Gone(Gone),
 }
 
-/// A page of a session's log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventsPage {
-    /// What is gone between the cursor and the first item. Where something is gone further on,
-    /// the page ends before it.
-    pub gap: Option<Gone>,
-    /// Events and heads, in order.
-    pub items: Vec<Stored>,
-    /// The cursor for the page after this one, if there is more.
-    pub next: Option<Position>,
-}
-
 /// A run, as reading frames needs it.
-struct Run {
-    row: i64,
-    id: RunId,
-    ordinal: Ordinal,
-    last_seq: Seq,
-    pruned: bool,
+pub(super) struct Run {
+    pub(super) row: i64,
+    pub(super) id: RunId,
+    pub(super) ordinal: Ordinal,
+    pub(super) last_seq: Seq,
+    pub(super) pruned: bool,
 }
 
 impl Run {
-    const fn place(&self, seq: Seq) -> Place {
+    pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            row: row.get("id")?,
+            id: RunId::from_bytes(row.get("rid")?),
+            ordinal: Ordinal(row.get("ordinal")?),
+            last_seq: Seq(natural(row.get("last_seq")?)),
+            pruned: row.get("pruned")?,
+        })
+    }
+
+    pub(super) const fn place(&self, seq: Seq) -> Place {
         Place { run: self.id, seq }
     }
 }
@@ -97,50 +95,6 @@ impl Readers {
         let budget =
             Budget { rows: rows_max.clamp(1, READ_ROWS_MAX), bytes: bytes_max.min(PULL_BYTES) };
         self.read(|conn| read_frames(conn, session, after, upto, budget))
-    }
-
-    /// A page of events after `after` up to and with `upto`: `limit` events, heads not counted,
-    /// fewer if `bytes_max` is reached before.
-    ///
-    /// # Errors
-    /// As SQLite says.
-    pub fn events_page(
-        &self,
-        session: SessionId,
-        after: Position,
-        upto: Position,
-        limit: usize,
-        bytes_max: usize,
-    ) -> Result<EventsPage, ReadError> {
-        let mut page = EventsPage { gap: None, items: Vec::new(), next: None };
-        let (mut cursor, mut events, mut bytes) = (after, 0, 0);
-        loop {
-            let rows = (limit - events).max(1);
-            match self.frames(session, cursor, upto, rows, bytes_max)? {
-                Read::Gone(gone) if page.items.is_empty() => {
-                    page.gap = Some(page.gap.map_or(gone, |gap| Gone { from: gap.from, ..gone }));
-                    cursor = gone.end;
-                }
-                Read::Frames(frames) if frames.is_empty() => return Ok(page),
-                Read::Gone(_) => {
-                    page.next = Some(cursor);
-                    return Ok(page);
-                }
-                Read::Frames(frames) => {
-                    for frame in frames {
-                        let full = events >= limit || bytes >= bytes_max;
-                        if full && !page.items.is_empty() {
-                            page.next = Some(cursor);
-                            return Ok(page);
-                        }
-                        events += usize::from(frame.at.seq > Seq(0));
-                        bytes += frame.text.len();
-                        cursor = frame.at;
-                        page.items.push(frame);
-                    }
-                }
-            }
-        }
     }
 
     /// One event as JSON, whole however long it is: the uncut form if it was cut. Seq 0 gives
@@ -209,9 +163,9 @@ impl Readers {
 
 /// What a read may still take.
 #[derive(Clone, Copy)]
-struct Budget {
-    rows: usize,
-    bytes: usize,
+pub(super) struct Budget {
+    pub(super) rows: usize,
+    pub(super) bytes: usize,
 }
 
 fn read_frames(
@@ -227,15 +181,7 @@ fn read_frames(
          ORDER BY ordinal",
     )?;
     let bounds = params![session.as_bytes(), after.ordinal.0, upto.ordinal.0];
-    let mut runs = runs.query_map(bounds, |row| {
-        Ok(Run {
-            row: row.get("id")?,
-            id: RunId::from_bytes(row.get("rid")?),
-            ordinal: Ordinal(row.get("ordinal")?),
-            last_seq: Seq(natural(row.get("last_seq")?)),
-            pruned: row.get("pruned")?,
-        })
-    })?;
+    let mut runs = runs.query_map(bounds, Run::read)?;
     let mut taken = Taken { frames: Vec::new(), left: budget };
     let mut gone: Option<Gone> = None;
     while let Some(run) = runs.next().transpose()? {
@@ -267,14 +213,14 @@ fn read_frames(
 }
 
 /// Frames on their way out.
-struct Taken {
-    frames: Vec<Stored>,
-    left: Budget,
+pub(super) struct Taken {
+    pub(super) frames: Vec<Stored>,
+    pub(super) left: Budget,
 }
 
 impl Taken {
     /// Takes a frame if the budget allows; always the first one.
-    fn push(&mut self, run: &Run, seq: Seq, body: Vec<u8>) -> Result<bool, ReadError> {
+    pub(super) fn push(&mut self, run: &Run, seq: Seq, body: Vec<u8>) -> Result<bool, ReadError> {
         let fits = self.left.rows > 0 && self.left.bytes >= body.len();
         if !fits && !self.frames.is_empty() {
             return Ok(false);

@@ -1,4 +1,4 @@
-//! Lists with cursors: sessions and runs, newest first.
+//! Lists with cursors: sessions and runs, newest first; projects by path.
 //!
 //! A cursor is the place of the last item in the list's order, so a page never repeats an item
 //! that did not move. Must not know REST.
@@ -7,7 +7,10 @@ use rusqlite::params;
 
 use super::error::ReadError;
 use super::reader::{Readers, view};
-use super::rows::{RUN_COLUMNS, RunStatus, RunSummary, SESSION_COLUMNS, SessionView, run_summary};
+use super::rows::{
+    ProjectRow, RUN_COLUMNS, RunStatus, RunSummary, SESSION_COLUMNS, SessionView, project_row,
+    run_summary,
+};
 use crate::limits::PAGE_MAX;
 use crate::run::id::SessionId;
 
@@ -125,6 +128,36 @@ impl Readers {
             let mut found = conn.prepare_cached(&sql)?;
             let found = found.query_map(params![before, session, one_more(limit)], |row| {
                 Ok((run_summary(row)?, row.get::<_, i64>("run_id")?.to_string()))
+            })?;
+            Ok(page(found.collect::<Result<_, _>>()?, limit))
+        })
+    }
+}
+
+impl Readers {
+    /// Projects by their path, a page of them. At most `limit` (and 1,000).
+    ///
+    /// # Errors
+    /// `BadCursor`, or as SQLite says.
+    pub fn projects_page(
+        &self,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Listed<ProjectRow>, ReadError> {
+        let after: Option<i64> = cursor
+            .map(|text| text.parse().map_err(|_| ReadError::BadCursor(text.into())))
+            .transpose()?;
+        let limit = limit.clamp(1, PAGE_MAX);
+        self.read(|conn| {
+            let mut found = conn.prepare_cached(
+                "SELECT id AS project_id, path, custom_name, starred FROM project \
+                 WHERE ?1 IS NULL OR path > (SELECT path FROM project WHERE id = ?1) \
+                 ORDER BY path LIMIT ?2",
+            )?;
+            let found = found.query_map(params![after, one_more(limit)], |row| {
+                let project = project_row(row)?;
+                let place = project.id.to_string();
+                Ok((project, place))
             })?;
             Ok(page(found.collect::<Result<_, _>>()?, limit))
         })

@@ -19,6 +19,7 @@ mod error;
 mod files;
 mod frames;
 mod listing;
+mod pages;
 mod reader;
 mod retention;
 mod rows;
@@ -28,8 +29,9 @@ mod writer;
 pub use check::{Finding, check};
 pub use error::{CommitError, OpenError, ReadError};
 pub use files::{BALLAST, DATABASE, LOCK};
-pub use frames::{EventsPage, Gone, Place, Read, Stored};
+pub use frames::{Gone, Place, Read, Stored};
 pub use listing::{Listed, RunFilter, SessionFilter};
+pub use pages::{EventsPage, PageLimit};
 pub use reader::Readers;
 pub use retention::{Keep, Retained};
 pub use rows::{

@@ -24,6 +24,7 @@ mod ends;
 mod folds;
 mod http;
 mod keeper;
+mod pages;
 mod pressure;
 mod races;
 mod sessions;

@@ -102,7 +102,7 @@ env = { PUPPET_PORT = "${puppetPort}" }
   /** The whole log of a session. */
   async events(session) {
     const items = [];
-    let after = '';
+    let after = '&from=start';
     do {
       const page = await this.get(`sessions/${session}/events?limit=500${after}`);
       items.push(...page.items);

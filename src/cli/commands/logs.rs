@@ -58,9 +58,10 @@ fn print(context: &mut Context, session: &str, begin: Option<Mark>) -> Result<Op
     let mut after = last.as_ref().map(|mark| format!("{}:{}", mark.run, mark.seq));
     loop {
         let mut query = vec![("limit", PAGE)];
-        if let Some(after) = &after {
-            query.push(("after", after.as_str()));
-        }
+        query.push(match &after {
+            Some(after) => ("after", after.as_str()),
+            None => ("from", "start"),
+        });
         let page: Page = context.rest.get(&path, &query)?;
         if let Some(gap) = page.gap.filter(Value::is_object) {
             let place = |at: &Value| match position(at) {

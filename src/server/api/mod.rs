@@ -3,6 +3,7 @@
 
 mod events;
 mod permissions;
+mod places;
 pub mod query;
 mod runs;
 mod sessions;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use crate::limits;
 use crate::protocol::fields::{BadField, Fields};
 use crate::protocol::message::{ErrorCode, VERSION, session_id};
+use crate::provider::Provider;
 use crate::registry::{Pending, Refusal, Registry, StoreState};
 use crate::run::event::{By, ByKind};
 use crate::run::id::{Millis, NativeId, SessionId};
@@ -42,6 +44,8 @@ pub struct Api {
     pub project_roots: Vec<PathBuf>,
     /// The names that a session's `provider` may have.
     pub providers: Vec<String>,
+    /// The same, as they are configured.
+    pub agents: Vec<Provider>,
     /// This program's version.
     pub version: String,
 }
@@ -108,11 +112,14 @@ impl Api {
             ("GET", ["runs", id]) => runs::show(&call, id),
             ("POST", ["runs", id, "abort"]) => runs::abort(&call, id),
             ("GET", ["runs", id, "events", seq]) => events::whole(&call, id, seq),
+            ("GET", ["projects"]) => places::projects(&call),
+            ("GET", ["providers"]) => Ok(places::providers(&call)),
+            ("GET", ["folders"]) => places::folders(&call),
             ("GET", ["permissions"]) => permissions::list(&call),
             ("POST", ["permissions", id]) => permissions::answer(&call, id),
             (
                 _,
-                ["sessions" | "runs" | "permissions"]
+                ["sessions" | "runs" | "permissions" | "projects" | "providers" | "folders"]
                 | ["sessions" | "runs" | "permissions", _]
                 | ["sessions", _, "runs" | "events" | "queue"]
                 | ["runs", _, "abort"]

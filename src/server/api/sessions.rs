@@ -104,20 +104,24 @@ fn title(fields: &mut Fields) -> Result<Option<String>, Problem> {
 /// The real path of a directory that exists below one of the roots. Links are resolved first, so
 /// that none leads out.
 fn project_path(given: &str, roots: &[PathBuf]) -> Result<String, Problem> {
+    let real = directory("projectPath", given, roots)?.into_os_string().into_string();
+    real.map_err(|_| Problem::field("projectPath must be a path in UTF-8."))
+}
+
+/// The same of any field or parameter, which errors name.
+pub(super) fn directory(field: &str, given: &str, roots: &[PathBuf]) -> Result<PathBuf, Problem> {
     let path = Path::new(given);
     if !path.is_absolute() {
-        return Err(Problem::field("projectPath must be an absolute path."));
+        return Err(Problem::field(&format!("{field} must be an absolute path.")));
     }
     let real = path.canonicalize().ok().filter(|real| real.is_dir());
     let inside = real.filter(|real| roots.iter().any(|root| real.starts_with(root)));
     // One answer for what is missing and what is elsewhere: else it would tell what exists.
-    let real = inside.ok_or_else(|| {
+    inside.ok_or_else(|| {
         let roots: Vec<_> = roots.iter().map(|root| root.to_string_lossy()).collect();
         let roots = roots.join(", ");
-        Problem::field(&format!("projectPath must be an existing directory under {roots}."))
-    })?;
-    let real = real.into_os_string().into_string();
-    real.map_err(|_| Problem::field("projectPath must be a path in UTF-8."))
+        Problem::field(&format!("{field} must be an existing directory under {roots}."))
+    })
 }
 
 #[cfg(test)]

@@ -122,6 +122,7 @@ impl Bench {
             no_auth: false,
             project_roots: vec![dir.path().join("projects")],
             providers: vec!["test".into(), "missing".into()],
+            agents: Vec::new(),
             data_dir: data.clone(),
         };
         let server = Server::over(config, registry.clone(), readers).expect("a server");

@@ -389,7 +389,7 @@ fn rest_has_the_same_frames_in_pages() {
     let log = client.events_until("complete");
     let events = format!("/sessions/{session}/events");
     let mut pages = Vec::new();
-    let mut after = String::new();
+    let mut after = String::from("&from=start");
     loop {
         let (status, text) = bench.get_text("GET", &format!("{events}?limit=1{after}"), None);
         assert_eq!(status, 200, "{text}");

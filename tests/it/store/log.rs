@@ -147,17 +147,26 @@ fn a_page_counts_events_not_heads_and_says_where_the_next_begins() {
     script.start().events(1).complete().start().events(3).complete();
     script.commit(&mut writer);
     let page = |after, limit, bytes| {
-        readers.events_page(script.session, after, END, limit, bytes).expect("readable")
+        readers
+            .events_page(
+                script.session,
+                after,
+                END,
+                PageLimit { events: limit, bytes, compact: false },
+            )
+            .expect("readable")
     };
     let first = page(Position::START, 3, 1 << 20);
     assert_eq!(places(&first.items), [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]);
-    let second = page(first.next.expect("there is more"), 3, 1 << 20);
+    let last = &first.items[4];
+    assert_eq!(first.next, Some(Place { run: last.run, seq: Seq(1) }));
+    let second = page(last.at, 3, 1 << 20);
     assert_eq!(places(&second.items), [(2, 2), (2, 3), (2, 4)]);
     assert_eq!(second.next, None);
     assert_eq!(page(Position::new(Ordinal(2), Seq(4)), 3, 1 << 20).items, []);
     let narrow = page(Position::START, 3, 1);
     assert_eq!(places(&narrow.items), [(1, 0)]);
-    assert_eq!(narrow.next, Some(Position::new(Ordinal(1), Seq(0))));
+    assert_eq!(narrow.next, Some(Place { run: narrow.items[0].run, seq: Seq(0) }));
 }
 
 #[test]

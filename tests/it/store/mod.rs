@@ -12,9 +12,9 @@ use reattach::run::id::{
 };
 use reattach::run::state::AnswerRequest;
 use reattach::store::{
-    CommitError, Committed, DATABASE, Gone, Keep, LOCK, OpenError, OpenOptions, PermissionState,
-    Place, Read, ReadError, Readers, RunFilter, RunStatus, SessionFilter, Store, Stored,
-    StoredAgent, Writer, check,
+    CommitError, Committed, DATABASE, Gone, Keep, LOCK, OpenError, OpenOptions, PageLimit,
+    PermissionState, Place, Read, ReadError, Readers, RunFilter, RunStatus, SessionFilter, Store,
+    Stored, StoredAgent, Writer, check,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;

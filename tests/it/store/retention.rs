@@ -90,10 +90,19 @@ fn frames_before_a_gap_come_first() {
     assert_eq!(gap.end, Position::new(Ordinal(2), Seq(1)));
     assert_eq!(places(&all(&readers, script.session, gap.end)), [(3, 0), (3, 1)]);
 
-    let page =
-        |after| readers.events_page(script.session, after, END, 100, 1 << 20).expect("readable");
+    let page = |after| {
+        readers
+            .events_page(
+                script.session,
+                after,
+                END,
+                PageLimit { events: 100, bytes: 1 << 20, compact: false },
+            )
+            .expect("readable")
+    };
     let before = page(Position::START);
-    assert_eq!((before.gap, before.next), (None, Some(first[1].at)), "a page ends before a gap");
+    let next = Some(Place { run: first[1].run, seq: Seq(1) });
+    assert_eq!((before.gap, before.next), (None, next), "a page ends before a gap");
     let behind = page(first[1].at);
     assert_eq!((behind.gap, places(&behind.items)), (Some(gap), vec![(3, 0), (3, 1)]));
     assert_eq!(behind.next, None);

@@ -17,7 +17,7 @@ pub(crate) use agent::{Agent, Hub};
 pub(crate) use checker::{Checker, Ledger};
 pub(crate) use client::{Client, Frame};
 pub(crate) use follower::{Address, Follower, View};
-pub(crate) use gateway::{Gateway, Setup};
+pub(crate) use gateway::{Gateway, Setup, http};
 
 /// How long a test waits for a condition before it fails. Never a measure of speed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
