@@ -24,12 +24,13 @@ use reattach::run::id::{
 use reattach::run::log::Settled;
 use reattach::run::state::AnswerRequest;
 use reattach::run::wake::Waker;
-use reattach::store::{OpenOptions, OpenRun, Readers, Store};
+use reattach::store::{OpenOptions, OpenRun, Readers};
 use serde_json::{Map, Value};
 
 use super::agent::{Agent, Body, Purpose, Saved, begins, encoded, exited, recorded};
 use super::keeper::Keeper;
 use super::script::Script;
+use crate::store::open_store;
 
 pub(super) const SESSION: SessionId = SessionId::from_u128(5);
 /// The gateway's clock stands still, so that nothing depends on when a gateway was killed.
@@ -92,7 +93,7 @@ impl Gateway {
     /// Starts on this data directory, and takes over what it finds there.
     pub(super) fn start(dir: &Path, script: &Script, keeper: Option<&mut Keeper>) -> Self {
         let options = OpenOptions { ballast_bytes: 0, readers: 1, ..OpenOptions::default() };
-        let (writer, readers) = Store::open(dir, &options).expect("the store opens");
+        let (writer, readers) = open_store(dir, &options);
         let bell = Waker::new(Box::new(Alarm::new()));
         let shelf = reattach::sync::Arc::new(Reading(reattach::sync::Arc::new(readers.clone())));
         let registry = Registry::new(Limits::default(), readers.epoch(), shelf, bell.clone());

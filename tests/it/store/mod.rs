@@ -19,6 +19,8 @@ use reattach::store::{
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use crate::support::eventually;
+
 mod agents;
 mod guards;
 mod log;
@@ -33,7 +35,17 @@ fn options() -> OpenOptions {
 }
 
 fn open(dir: &Path) -> (Writer, Readers) {
-    Store::open(dir, &options()).expect("the store opens")
+    open_store(dir, &options())
+}
+
+/// Opens a store that this process has just closed. A child that another test is starting holds the
+/// data directory's lock until it has become its program.
+#[track_caller]
+pub(crate) fn open_store(dir: &Path, options: &OpenOptions) -> (Writer, Readers) {
+    eventually("the data directory is free", || match Store::open(dir, options) {
+        Err(OpenError::AlreadyRunning { .. }) => None,
+        opened => Some(opened.expect("the store opens")),
+    })
 }
 
 /// A store in a directory of its own.
