@@ -129,6 +129,10 @@ pub const RECOVER_MS: i64 = 5000;
 /// Between two looks at something that has no wake of its own.
 pub const LOOK_AGAIN_MS: i64 = 5;
 
+/// Facts of no session (a new token, a notification's outcome) that wait for the store.
+pub const SERVER_CHANGES_MAX: usize = 1024;
+/// Outcomes of notifications that are kept.
+pub const NOTIFICATIONS_KEPT: usize = 2000;
 /// Open tool calls and permission requests of one session (I7).
 pub const OPEN_ITEMS_MAX: usize = 1024;
 /// An id that a `jsonl` agent gives a tool call, a permission request or a conversation.

@@ -8,6 +8,7 @@ use crate::run::event::{AnswerState, By, ByKind, Decision};
 use crate::run::id::{
     AgentId, ClientMessageId, NativeId, Ordinal, Position, RequestId, RunId, SessionId,
 };
+use crate::run::server_change::ServerChange;
 use crate::run::state::{Permission, PermissionState, Phase, Run};
 use crate::store::{self, Readers, RunStatus, Writer};
 use crate::sync::Arc;
@@ -24,21 +25,21 @@ impl Disk for Writing {
     fn commit(&mut self, batches: &[Batch]) -> Result<(), CommitError> {
         // Crash tests read from these lines whether a kill fell between append and durable.
         tracing::trace!(items = batches.iter().map(|b| b.items.len()).sum::<usize>(), "committing");
-        match self.0.commit(batches) {
-            Ok(_) => {
-                tracing::trace!("committed");
-                Ok(())
-            }
-            Err(store::CommitError::Retry { code, message }) => {
-                Err(CommitError::Retry { code, message })
-            }
-            Err(store::CommitError::Constraint { message, .. }) => {
-                Err(CommitError::Constraint { message })
-            }
-            Err(store::CommitError::Fatal { code, message }) => {
-                Err(CommitError::Fatal { code, message })
-            }
-        }
+        self.0.commit(batches).map_err(commit_error)?;
+        tracing::trace!("committed");
+        Ok(())
+    }
+
+    fn commit_server(&mut self, changes: &[ServerChange]) -> Result<(), CommitError> {
+        self.0.commit_server(changes).map_err(commit_error)
+    }
+}
+
+fn commit_error(error: store::CommitError) -> CommitError {
+    match error {
+        store::CommitError::Retry { code, message } => CommitError::Retry { code, message },
+        store::CommitError::Constraint { message, .. } => CommitError::Constraint { message },
+        store::CommitError::Fatal { code, message } => CommitError::Fatal { code, message },
     }
 }
 

@@ -127,7 +127,7 @@ impl Engine {
                  `reattach ps --keepers` lists them"
             );
         }
-        wait_until(deadline, || self.is_durable())
+        wait_until(deadline, || self.registry.is_durable())
     }
 
     /// Stops all runs and all agents; `true` once each run has its `complete`, all is durable and
@@ -142,7 +142,9 @@ impl Engine {
         }
         self.workers.close_all();
         let ended = wait_until(deadline, || {
-            self.registry.running().is_empty() && self.is_durable() && self.workers.count() == 0
+            self.registry.running().is_empty()
+                && self.registry.is_durable()
+                && self.workers.count() == 0
         });
         if !ended && let Err(error) = self.kill_all() {
             tracing::error!(%error, "what is left of the agents cannot be killed");
@@ -152,10 +154,6 @@ impl Engine {
 
     fn kill_all(&self) -> Result<(), EngineError> {
         sweep_leftovers(&DataTag::of(&self.dir)?, &[])
-    }
-
-    fn is_durable(&self) -> bool {
-        self.registry.loaded().iter().all(|session| !session.has_undurable())
     }
 
     /// Commits what is left, closes the store and ends its thread.

@@ -9,11 +9,13 @@ mod budget;
 mod compose;
 #[cfg(not(any(loom, shuttle)))]
 mod crew;
+mod desk;
 #[cfg(not(any(loom, shuttle)))]
 mod disk;
 #[cfg(not(any(loom, shuttle)))]
 mod engine;
 mod feed;
+mod pending;
 mod persist;
 mod prompt;
 mod refusal;
@@ -29,11 +31,12 @@ use crate::limits::Limits;
 use crate::run::change::SessionRow;
 use crate::run::event::{By, Complete};
 use crate::run::id::{LogEpoch, Millis, NativeId, RequestId, RunId, SessionId};
-use crate::run::log::Settled;
+use crate::run::server_change::ServerChange;
 use crate::run::state::AnswerRequest;
 use crate::run::wake::Waker;
 use crate::sync::{Arc, AtomicUsize, Mutex};
 
+use desk::Desk;
 use refusal::shutting_down;
 
 pub use broadcast::{Announced, AnnouncementCursor, Broadcasts, Mode, StoreState};
@@ -46,6 +49,7 @@ pub use disk::{Reading, Writing};
 #[cfg(not(any(loom, shuttle)))]
 pub use engine::{Engine, EngineError, Fatal};
 pub use feed::{From, Read, SubscribeError, Subscribed, Target};
+pub use pending::Pending;
 pub use persist::{Persist, Round};
 pub use prompt::{Accepted, AgentPermit, BegunByAgent, Crew, Job, NotBegun, SendPrompt, Started};
 pub use refusal::{Refusal, RefusalCode};
@@ -63,6 +67,7 @@ pub struct Registry {
     epoch: LogEpoch,
     shelf: Arc<dyn Shelf>,
     budget: Arc<Budget>,
+    desk: Arc<Desk>,
     crew: OnceLock<Box<dyn Crew>>,
     map: Mutex<Sessions>,
     broadcasts: Broadcasts,
@@ -113,37 +118,12 @@ pub struct NewSession {
     pub native_id: Option<NativeId>,
 }
 
-/// Something that is on its way to disk.
-#[derive(Clone, Debug)]
-pub struct Pending(Option<(Arc<Session>, u64)>);
-
-impl Pending {
-    /// For what is on disk already.
-    #[must_use]
-    pub const fn done() -> Self {
-        Self(None)
-    }
-
-    /// How it stands.
-    #[must_use]
-    pub fn settled(&self) -> Settled {
-        self.0.as_ref().map_or(Settled::Committed, |(session, ticket)| session.settled(*ticket))
-    }
-
-    /// Wakes `waker` (its `other`) once it is settled; says how it stands now.
-    #[must_use]
-    pub fn wake(&self, waker: &Waker) -> Settled {
-        self.0.as_ref().map_or(Settled::Committed, |(session, ticket)| {
-            session.wake_when_settled(*ticket, waker)
-        })
-    }
-}
-
 impl Registry {
     /// A registry over a disk. `store` is the waker of the thread that runs `Persist`.
     #[must_use]
     pub fn new(limits: Limits, epoch: LogEpoch, shelf: Arc<dyn Shelf>, store: Waker) -> Self {
         Self {
+            desk: Arc::new(Desk::new(store.clone())),
             budget: Arc::new(Budget::new(&limits, store)),
             limits,
             epoch,
@@ -182,6 +162,19 @@ impl Registry {
     #[must_use]
     pub const fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    /// Puts a durable fact of no session on its way to disk.
+    pub fn record(&self, change: ServerChange) -> Result<Pending, Refusal> {
+        self.check_store()?;
+        let ticket = self.desk.record(change)?;
+        Ok(Pending::of_server(self.desk.clone(), ticket))
+    }
+
+    /// Whether all that was recorded is on disk.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.desk.is_empty() && self.loaded().iter().all(|session| !session.has_undurable())
     }
 
     /// A new session.
@@ -225,7 +218,7 @@ impl Registry {
             map.sessions.insert(id, session.clone());
         }
         self.budget.wake_store(id);
-        Ok((id, Pending(Some((session, ticket)))))
+        Ok((id, Pending::of(session, ticket)))
     }
 
     /// Changes a session's title or archive flag.
@@ -240,7 +233,7 @@ impl Registry {
         loop {
             let session = self.find(id)?;
             match session.edit(title.clone(), archived, now) {
-                Ok(ticket) => return Ok(Pending(Some((session, ticket)))),
+                Ok(ticket) => return Ok(Pending::of(session, ticket)),
                 Err(EndOfSession::Evicted) => {}
                 Err(_) => return Err(Refusal::no_session(id)),
             }
@@ -257,7 +250,7 @@ impl Registry {
                     if let Some(crew) = self.crew.get() {
                         crew.dismiss(id);
                     }
-                    return Ok(Pending(Some((session, ticket))));
+                    return Ok(Pending::of(session, ticket));
                 }
                 Err(DeleteRefused::Running) => {
                     return Err(Refusal::new(
@@ -282,7 +275,7 @@ impl Registry {
         let none = || Refusal::new(RefusalCode::NoActiveRun, "No run is running there.");
         let session = self.look_up(id)?.ok_or_else(none)?;
         let (run, ticket) = session.ask_abort(run, by, now).ok_or_else(none)?;
-        Ok(Aborting { run, pending: Pending(Some((session, ticket))) })
+        Ok(Aborting { run, pending: Pending::of(session, ticket) })
     }
 
     /// Answers a permission request (I20: the first answer counts).
@@ -312,7 +305,7 @@ impl Registry {
             Answered::Recorded { run, ticket } => Ok(AnswerAccepted {
                 session: session.id(),
                 run,
-                pending: Pending(Some((session, ticket))),
+                pending: Pending::of(session, ticket),
             }),
             Answered::Already => Err(already()),
             // Memory forgets what is settled; the disk does not.
@@ -411,6 +404,7 @@ impl Registry {
     /// The connection is gone: its slots and tickets.
     pub fn forget(&self, waker: &Waker) {
         self.broadcasts.leave(waker);
+        self.desk.forget(waker);
         for session in self.loaded() {
             session.forget(waker);
         }

@@ -14,6 +14,7 @@ use crate::registry::{Registry, StoreState};
 use crate::run::change::{Batch, Change, Item, Mark};
 use crate::run::event::Reason;
 use crate::run::id::{Millis, SessionId};
+use crate::run::server_change::ServerChange;
 use crate::run::wake::Waker;
 use crate::sync::Arc;
 
@@ -59,12 +60,22 @@ impl<D: Disk> Persist<D> {
     /// One round. The caller has drained its bell before.
     pub fn round(&mut self, now: Millis) -> Round {
         self.behind.append(&mut self.waker.take().sessions);
+        let server = self.server_changes();
+        if let Round::Failing(code) = server {
+            self.registry.broadcasts().set_store(StoreState::Bad(code));
+        }
+        if matches!(server, Round::Failing(_) | Round::Fatal(_)) {
+            return server;
+        }
         let batches: Vec<Batch> =
             self.behind.iter().filter_map(|id| self.registry.in_memory(*id)?.take()).collect();
         if batches.is_empty() {
             self.behind.clear();
             self.trim();
-            return Round::Idle;
+            if server == Round::Worked {
+                self.registry.broadcasts().set_store(StoreState::Good);
+            }
+            return server;
         }
         let round = match self.disk.commit(&batches) {
             Ok(()) => {
@@ -82,6 +93,34 @@ impl<D: Disk> Persist<D> {
         }
         self.trim();
         round
+    }
+
+    /// Facts of no session, which are few: a transaction of their own, and one for each if a guard
+    /// refuses some.
+    fn server_changes(&mut self) -> Round {
+        let (tickets, changes): (Vec<u64>, Vec<ServerChange>) =
+            self.registry.desk.take().into_iter().unzip();
+        let Some(last) = tickets.last() else { return Round::Idle };
+        let mut refused = Vec::new();
+        match self.disk.commit_server(&changes) {
+            Ok(()) => {}
+            Err(CommitError::Constraint { .. }) => {
+                for (ticket, change) in tickets.iter().zip(&changes) {
+                    match self.disk.commit_server(std::slice::from_ref(change)) {
+                        Ok(()) => {}
+                        Err(CommitError::Constraint { .. }) => refused.push(*ticket),
+                        Err(error) => {
+                            // What is done of it must not be done again.
+                            self.registry.desk.settle(ticket - 1, &refused);
+                            return failed(&error);
+                        }
+                    }
+                }
+            }
+            Err(error) => return failed(&error),
+        }
+        self.registry.desk.settle(*last, &refused);
+        Round::Worked
     }
 
     /// A guard refused some session's rows: the others go on, that one's run ends.
@@ -172,6 +211,14 @@ impl<D: Disk> Persist<D> {
             }
         }
         budget.feed();
+    }
+}
+
+/// How a round ends whose commit failed for another reason than a guard's.
+fn failed(error: &CommitError) -> Round {
+    match error {
+        CommitError::Retry { code, .. } => Round::Failing(code),
+        error => Round::Fatal(error.to_string()),
     }
 }
 

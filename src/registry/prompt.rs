@@ -149,7 +149,7 @@ impl Registry {
                 // A duplicate is answered even if its provider is gone by now.
                 Err(refusal) => match session.would_begin(prompt.client_message_id.as_ref()) {
                     Some(Begun::Duplicate { run, hash: earlier, ticket }) => {
-                        let pending = Pending(Some((session.clone(), ticket)));
+                        let pending = Pending::of(session.clone(), ticket);
                         return self.duplicate(&session, run, earlier == hash, pending);
                     }
                     Some(Begun::Ended(EndOfSession::Evicted)) => continue,
@@ -169,11 +169,11 @@ impl Registry {
                         run,
                         duplicate: false,
                         cursor: Position::before_run(ordinal),
-                        pending: Pending(Some((session, ticket))),
+                        pending: Pending::of(session, ticket),
                     });
                 }
                 Begun::Duplicate { run, hash: earlier, ticket } => {
-                    let pending = Pending(Some((session.clone(), ticket)));
+                    let pending = Pending::of(session.clone(), ticket);
                     return self.duplicate(&session, run, earlier == hash, pending);
                 }
                 Begun::Busy => {

@@ -9,6 +9,7 @@ use crate::run::change::{Batch, SessionRow};
 use crate::run::id::{
     ClientMessageId, NativeId, Ordinal, Position, RequestId, RunId, Seq, SessionId,
 };
+use crate::run::server_change::ServerChange;
 use crate::run::state::{Permission, Run};
 
 /// Reads what is durable.
@@ -43,6 +44,9 @@ pub trait Shelf: Send + Sync {
 pub trait Disk: Send {
     /// Commits all of it or nothing.
     fn commit(&mut self, batches: &[Batch]) -> Result<(), CommitError>;
+
+    /// The same for facts of no session.
+    fn commit_server(&mut self, changes: &[ServerChange]) -> Result<(), CommitError>;
 }
 
 /// A session as the disk has it.

@@ -84,6 +84,17 @@ uuid_id!(
     new_v4
 );
 
+uuid_id!(
+    /// A device or an API token: what lists name and what is revoked, never the secret.
+    CredentialId,
+    new_v4
+);
+uuid_id!(
+    /// A prompt that waits in its session's queue.
+    QueueId,
+    new_v4
+);
+
 /// Milliseconds since 1970-01-01 UTC. Passed in everywhere: the core has no clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

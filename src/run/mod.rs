@@ -6,5 +6,6 @@ pub mod change;
 pub mod event;
 pub mod id;
 pub mod log;
+pub mod server_change;
 pub mod state;
 pub mod wake;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::store::{RunStatus, RunSummary, SessionView};
+use crate::store::{ProjectRow, RunStatus, RunSummary, SessionView};
 
 /// A session.
 #[must_use]
@@ -23,6 +23,17 @@ pub fn session(view: &SessionView) -> Value {
         "waiting": waiting,
         "createdAt": row.created_at.to_string(),
         "updatedAt": row.updated_at.to_string(),
+    })
+}
+
+/// A project.
+#[must_use]
+pub fn project(row: &ProjectRow) -> Value {
+    json!({
+        "id": row.id.to_string(),
+        "path": row.path,
+        "customName": row.custom_name,
+        "starred": row.starred,
     })
 }
 

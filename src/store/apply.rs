@@ -413,6 +413,8 @@ impl Step<'_> {
             "DELETE FROM command WHERE run IN (SELECT id FROM run WHERE session = ?1)",
             "DELETE FROM head WHERE run IN (SELECT id FROM run WHERE session = ?1)",
             "DELETE FROM checkpoint WHERE session = ?1",
+            "DELETE FROM queued WHERE session = ?1",
+            "DELETE FROM upload WHERE session = ?1",
             "DELETE FROM run WHERE session = ?1",
             "DELETE FROM audit WHERE sid = (SELECT sid FROM session WHERE id = ?1)",
             "DELETE FROM session WHERE id = ?1",

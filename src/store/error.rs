@@ -122,10 +122,10 @@ pub enum CommitError {
     },
     /// One session's rows were refused, by a guard or since they contradict what is stored. The
     /// same batch will be refused again; the other sessions' batches are fine.
-    #[error("rows of session {session} were refused: {message}")]
+    #[error("rows were refused: {message}")]
     Constraint {
-        /// Whose rows.
-        session: SessionId,
+        /// Whose rows; `None` for facts of no session.
+        session: Option<SessionId>,
         /// Which guard, in words.
         message: String,
     },

@@ -3,7 +3,7 @@
 //! A cursor is the place of the last item in the list's order, so a page never repeats an item
 //! that did not move. Must not know REST.
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 use super::error::ReadError;
 use super::reader::{Readers, view};
@@ -135,6 +135,23 @@ impl Readers {
 }
 
 impl Readers {
+    /// One project.
+    ///
+    /// # Errors
+    /// As SQLite says.
+    pub fn project(&self, id: i64) -> Result<Option<ProjectRow>, ReadError> {
+        self.read(|conn| {
+            let found = conn
+                .prepare_cached(
+                    "SELECT id AS project_id, path, custom_name, starred FROM project \
+                     WHERE id = ?1",
+                )?
+                .query_row([id], project_row)
+                .optional()?;
+            Ok(found)
+        })
+    }
+
     /// Projects by their path, a page of them. At most `limit` (and 1,000).
     ///
     /// # Errors

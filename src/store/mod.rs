@@ -24,6 +24,7 @@ mod reader;
 mod retention;
 mod rows;
 mod schema;
+mod server_change;
 mod writer;
 
 pub use check::{Finding, check};

@@ -15,7 +15,7 @@ pub(super) const APPLICATION_ID: i32 = 0x7261_7474;
 
 /// One step per schema version: step i leads from version i to i + 1. Steps that were released
 /// never change.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3];
 
 /// Version 1.
 ///
@@ -309,6 +309,89 @@ BEGIN
 END;
 ";
 
+/// Version 3: the front door.
+///
+/// - `queued` has the prompts that wait for their session's run to end, in the order of `id`. A
+///   row leaves in the transaction that begins its run. One that a person took out stays, without
+///   its prompt, so that a resend of it is still known (I19).
+/// - `credential` has devices and API tokens; their secrets are hashed.
+/// - `audit` learns who acted.
+const V3: &str = "
+ALTER TABLE session ADD COLUMN queue_held INTEGER NOT NULL DEFAULT 0 CHECK (queue_held IN (0, 1));
+CREATE TABLE queued (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  qid BLOB NOT NULL UNIQUE CHECK (length(qid) = 16),
+  session INTEGER NOT NULL REFERENCES session (id),
+  state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'removed')),
+  prompt_hash BLOB NOT NULL CHECK (length(prompt_hash) = 32),
+  client_message_id TEXT,
+  body TEXT NOT NULL,
+  queued_ms INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX queued_message ON queued (session, client_message_id)
+  WHERE client_message_id IS NOT NULL;
+CREATE INDEX queued_session ON queued (session, id);
+CREATE TRIGGER queued_new BEFORE INSERT ON queued
+WHEN NEW.client_message_id IS NOT NULL AND EXISTS (SELECT 1 FROM run
+  WHERE session = NEW.session AND client_message_id = NEW.client_message_id)
+BEGIN
+  SELECT RAISE(ABORT, 'I19: a prompt that has its run does not wait');
+END;
+CREATE TRIGGER queued_run BEFORE INSERT ON run
+WHEN NEW.client_message_id IS NOT NULL AND EXISTS (SELECT 1 FROM queued
+  WHERE session = NEW.session AND client_message_id = NEW.client_message_id)
+BEGIN
+  SELECT RAISE(ABORT, 'I19: a prompt that waits, or was taken out, has no run');
+END;
+
+CREATE TABLE credential (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  cid BLOB NOT NULL UNIQUE CHECK (length(cid) = 16),
+  kind TEXT NOT NULL CHECK (kind IN ('device', 'token')),
+  name TEXT NOT NULL,
+  hash BLOB NOT NULL UNIQUE CHECK (length(hash) = 32),
+  scope TEXT NOT NULL CHECK (scope IN ('read', 'control', 'admin')),
+  created_ms INTEGER NOT NULL,
+  expires_ms INTEGER,
+  last_used_ms INTEGER,
+  revoked_ms INTEGER
+) STRICT;
+CREATE TRIGGER credential_fixed BEFORE UPDATE OF cid, kind, hash, scope, created_ms ON credential
+BEGIN
+  SELECT RAISE(ABORT, 'what a credential opens never changes');
+END;
+CREATE TRIGGER credential_revoked BEFORE UPDATE OF revoked_ms ON credential
+WHEN OLD.revoked_ms IS NOT NULL AND NEW.revoked_ms IS NOT OLD.revoked_ms
+BEGIN
+  SELECT RAISE(ABORT, 'a revoked credential stays revoked');
+END;
+
+CREATE TABLE notification (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  at_ms INTEGER NOT NULL,
+  sid BLOB,
+  rid BLOB,
+  event TEXT NOT NULL,
+  sink TEXT NOT NULL,
+  outcome TEXT NOT NULL CHECK (outcome IN ('sent', 'suppressed', 'failed')),
+  detail TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE upload (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  uid BLOB NOT NULL UNIQUE CHECK (length(uid) = 16),
+  session INTEGER NOT NULL REFERENCES session (id),
+  name TEXT NOT NULL,
+  bytes INTEGER NOT NULL,
+  content_type TEXT NOT NULL,
+  created_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX upload_session ON upload (session);
+
+ALTER TABLE audit ADD COLUMN actor TEXT;
+CREATE INDEX audit_time ON audit (at_ms);
+";
+
 /// Brings `conn` up to the last of `steps`. An existing database of an older version is copied
 /// to a file beside it first. Each step is one transaction with the new version in it.
 pub(super) fn migrate(conn: &mut Connection, path: &Path, steps: &[&str]) -> Result<(), OpenError> {
@@ -410,7 +493,7 @@ mod tests {
         let options = crate::store::OpenOptions { ballast_bytes: 0, ..Default::default() };
         let opened = crate::store::Store::open(dir.path(), &options);
         let (_writer, readers) = opened.expect("is upgraded");
-        assert_eq!(version(&open(&path)).expect("reads"), 2);
+        assert_eq!(version(&open(&path)).expect("reads"), 3);
         assert_eq!(version(&open(&backup_path(&path, 1))).expect("reads"), 1, "the copy");
         assert_eq!(crate::store::check(&path).expect("readable"), [], "it is sound");
         assert_eq!(readers.epoch(), LogEpoch::from_bytes([9; 16]), "the same log");

@@ -3,7 +3,7 @@
 //! Owned by a single thread. Must not know when to retry, whom to wake, or what to do about a
 //! session whose rows are refused.
 
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::apply::{Known, Refusal, Sum, apply};
 use super::error::{Class, CommitError, word};
@@ -105,27 +105,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Renames or marks a project; `None` leaves a field as it is, an empty name takes it away.
-    /// False if there is no such project.
-    ///
-    /// # Errors
-    /// `Retry` or `Fatal`.
-    pub fn edit_project(
-        &mut self,
-        id: i64,
-        custom_name: Option<&str>,
-        starred: Option<bool>,
-    ) -> Result<bool, CommitError> {
-        self.conn
-            .execute(
-                "UPDATE project SET custom_name = nullif(ifnull(?2, custom_name), ''), \
-                 starred = ifnull(?3, starred) WHERE id = ?1",
-                params![id, custom_name, starred],
-            )
-            .map(|rows| rows > 0)
-            .map_err(|error| whole(&error))
-    }
-
     /// An orderly end: the write-ahead log goes into the database, and the next start need not
     /// examine it. Without this call the next start does.
     ///
@@ -152,7 +131,7 @@ pub(super) fn whole(error: &rusqlite::Error) -> CommitError {
 
 /// An error while one session's batch was applied.
 fn of_session(batch: &Batch, refusal: &Refusal) -> CommitError {
-    let constraint = |message| CommitError::Constraint { session: batch.session, message };
+    let constraint = |message| CommitError::Constraint { session: Some(batch.session), message };
     match refusal {
         Refusal::Contradiction(what) => constraint(what.clone()),
         Refusal::Sqlite(error) if Class::of(error) == Class::Rows => constraint(error.to_string()),

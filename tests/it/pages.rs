@@ -209,6 +209,53 @@ fn what_retention_took_is_named_walking_back_too() {
     assert_eq!(rest["nextCursor"], json!(format!("{}:4", ids[0])));
 }
 
+/// A project's name and mark are kept across a restart, and whoever shows its sessions is told.
+#[test]
+fn a_project_is_renamed_and_marked_for_everybody() {
+    let gateway = Setup::with_fake().start();
+    let session = gateway.session("fake");
+    let (_, projects) = gateway.get("/api/v1/projects");
+    let id = projects["items"][0]["id"].as_str().expect("an id").to_owned();
+    let path = format!("/api/v1/projects/{id}");
+    let mut client = gateway.connect();
+    let edit = |gateway: &Gateway, body: Value| {
+        gateway.request("PATCH", &path, Some(&body), Some(gateway.token()))
+    };
+    let (status, edited) = edit(&gateway, json!({"customName": " Mine ", "starred": true}));
+    assert_eq!(
+        (status, &edited["customName"], &edited["starred"]),
+        (200, &json!("Mine"), &json!(true))
+    );
+    let told = client.expect("the new name", |f| {
+        f.is("session_upserted", &session) && f.json["project"]["displayName"] == "Mine"
+    });
+    assert_eq!(told.json["project"]["isStarred"], json!(true));
+    for (bad, code) in [
+        (json!({}), "INVALID_FIELD"),
+        (json!({"customName": 5}), "INVALID_FIELD"),
+        (json!({"starred": "yes"}), "INVALID_FIELD"),
+        (json!({"customName": "x".repeat(501)}), "INVALID_FIELD"),
+    ] {
+        let (status, refused) = edit(&gateway, bad);
+        assert_eq!((status, &refused["error"]["code"]), (400, &json!(code)), "{refused}");
+    }
+    for unknown in ["/api/v1/projects/99", "/api/v1/projects/x"] {
+        let (status, refused) = gateway.request(
+            "PATCH",
+            unknown,
+            Some(&json!({"starred": true})),
+            Some(gateway.token()),
+        );
+        assert_eq!((status, &refused["error"]["code"]), (404, &json!("PROJECT_NOT_FOUND")));
+    }
+    let gateway = gateway.restart();
+    let (_, projects) = gateway.get("/api/v1/projects");
+    let one = &projects["items"][0];
+    assert_eq!((&one["customName"], &one["starred"]), (&json!("Mine"), &json!(true)), "{projects}");
+    let (_, edited) = edit(&gateway, json!({"customName": null}));
+    assert_eq!((&edited["customName"], &edited["starred"]), (&json!(null), &json!(true)));
+}
+
 #[test]
 fn projects_providers_and_folders_are_listed() {
     let setup = Setup::with_fake().provider("lost", "command", &["no-such-program-anywhere"]);

@@ -113,6 +113,7 @@ impl Api {
             ("POST", ["runs", id, "abort"]) => runs::abort(&call, id),
             ("GET", ["runs", id, "events", seq]) => events::whole(&call, id, seq),
             ("GET", ["projects"]) => places::projects(&call),
+            ("PATCH", ["projects", id]) => places::edit_project(&call, id),
             ("GET", ["providers"]) => Ok(places::providers(&call)),
             ("GET", ["folders"]) => places::folders(&call),
             ("GET", ["permissions"]) => permissions::list(&call),
@@ -120,7 +121,7 @@ impl Api {
             (
                 _,
                 ["sessions" | "runs" | "permissions" | "projects" | "providers" | "folders"]
-                | ["sessions" | "runs" | "permissions", _]
+                | ["sessions" | "runs" | "permissions" | "projects", _]
                 | ["sessions", _, "runs" | "events" | "queue"]
                 | ["runs", _, "abort"]
                 | ["runs", _, "events", _],
@@ -229,6 +230,12 @@ impl Problem {
             _ => String::from("INTERNAL_ERROR"),
         };
         Self { status: status_of(code), code: word, message: message.to_owned() }
+    }
+
+    /// Something that REST alone names and that is not there.
+    #[must_use]
+    pub fn not_found(code: &str, message: &str) -> Self {
+        Self { status: StatusCode::NOT_FOUND, code: code.to_owned(), message: message.to_owned() }
     }
 
     /// A field or parameter that cannot be used.

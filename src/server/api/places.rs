@@ -10,23 +10,58 @@ use serde_json::{Value, json};
 
 use crate::keeper;
 use crate::limits;
+use crate::protocol::fields::Fields;
 use crate::provider::{Kind, Provider};
+use crate::run::server_change::ServerChange;
 use crate::server::api::sessions::directory;
 use crate::server::api::{Call, Outcome, Problem, listed};
 use crate::server::http::response::Response;
+use crate::server::view;
+use crate::store::SessionFilter;
 
 pub(super) fn projects(call: &Call<'_>) -> Outcome {
     let limit = call.query.limit()?;
     let page = call.api.readers.projects_page(limit, call.query.get("cursor"))?;
-    let show = |project: &crate::store::ProjectRow| {
-        json!({
-            "id": project.id.to_string(),
-            "path": project.path,
-            "customName": project.custom_name,
-            "starred": project.starred,
-        })
+    Ok(listed(page.items.iter().map(view::project).collect(), page.next))
+}
+
+/// Renames or marks a project. Its sessions carry its name, so they are announced.
+pub(super) fn edit_project(call: &Call<'_>, named: &str) -> Outcome {
+    let unknown = || {
+        let named: String = named.chars().take(limits::ID_BYTES_MAX).collect();
+        Problem::not_found("PROJECT_NOT_FOUND", &format!("Project \"{named}\" was not found."))
     };
-    Ok(listed(page.items.iter().map(show).collect(), page.next))
+    let project: i64 = named.parse().map_err(|_| unknown())?;
+    let readers = &call.api.readers;
+    readers.project(project)?.ok_or_else(unknown)?;
+    let mut fields = call.fields()?;
+    let custom_name = custom_name(&mut fields)?;
+    let starred = fields.optional_boolean("starred")?;
+    if custom_name.is_none() && starred.is_none() {
+        return Err(Problem::field("Give customName, or starred, or both."));
+    }
+    let change = ServerChange::ProjectEdited { project, custom_name, starred };
+    call.commit(&call.api.registry.record(change)?)?;
+    // One more than the ring holds makes every client fetch the whole list, which is right then.
+    let filter = SessionFilter { project: Some(project), ..SessionFilter::default() };
+    let sessions = readers.sessions(&filter, limits::PAGE_MAX, None)?.items;
+    let broadcasts = call.api.registry.broadcasts();
+    broadcasts.announce(sessions.iter().rev().map(|session| (session.row.id, false)));
+    let row = readers.project(project)?.ok_or_else(unknown)?;
+    Ok(Response::json(StatusCode::OK, &view::project(&row)))
+}
+
+/// `Some("")` takes the name away, which `null` and a blank one ask for.
+fn custom_name(fields: &mut Fields) -> Result<Option<String>, Problem> {
+    if !fields.has("customName") {
+        return Ok(None);
+    }
+    let name = fields.string("customName")?.unwrap_or_default();
+    let name = name.trim();
+    if name.len() > limits::TITLE_BYTES_MAX {
+        return Err(Problem::field("customName must be at most 500 bytes long."));
+    }
+    Ok(Some(name.to_owned()))
 }
 
 pub(super) fn providers(call: &Call<'_>) -> Response {

@@ -142,7 +142,7 @@ fn the_writer_refuses_what_contradicts_the_rows() {
         make(&mut copy);
         let error = writer.commit(&[copy.batch()]).expect_err(what);
         assert!(
-            matches!(error, CommitError::Constraint { session, .. } if session == script.session),
+            matches!(error, CommitError::Constraint { session, .. } if session == Some(script.session)),
             "{what}: {error}"
         );
         assert_eq!(readers.end_of(script.session).expect("readable"), end, "{what}");
@@ -216,7 +216,9 @@ fn one_session_that_is_refused_does_not_hold_up_the_others() {
     let (good_batch, bad_batch) = (good.batch(), bad.batch());
     let both = [good_batch, bad_batch];
     let error = writer.commit(&both).expect_err("a hole");
-    assert!(matches!(error, CommitError::Constraint { session, .. } if session == bad.session));
+    assert!(
+        matches!(error, CommitError::Constraint { session, .. } if session == Some(bad.session))
+    );
     assert_eq!(readers.end_of(good.session).expect("readable").seq, Seq(1), "whole or not at all");
     writer.commit(&both[..1]).expect("the good one alone");
     writer.commit(&both[1..]).expect_err("the bad one alone");

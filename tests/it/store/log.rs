@@ -1,5 +1,7 @@
 //! What was committed is what is read.
 
+use reattach::run::server_change::ServerChange;
+
 use super::*;
 
 #[test]
@@ -206,8 +208,13 @@ fn lists_page_through_all_of_it_once() {
     let of = |id| SessionFilter { project: Some(id), ..Default::default() };
     assert_eq!(sessions(&of(project.id)).len(), 5);
     assert_eq!(sessions(&of(project.id + 1)), []);
-    assert!(writer.edit_project(project.id, Some("mine"), Some(true)).expect("edits"));
-    assert!(!writer.edit_project(99, None, None).expect("edits"));
+    let edited = |project, name: &str, starred| ServerChange::ProjectEdited {
+        project,
+        custom_name: Some(name.into()),
+        starred,
+    };
+    let changes = [edited(project.id, "mine", Some(true)), edited(99, "nobody's", None)];
+    writer.commit_server(&changes).expect("edits");
     let project = readers.projects().expect("readable").remove(0);
     assert_eq!((project.custom_name.as_deref(), project.starred), (Some("mine"), true));
 

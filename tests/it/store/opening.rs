@@ -190,8 +190,8 @@ fn a_database_of_a_newer_version_or_of_another_program_is_refused() {
     };
     set("user_version", 99);
     let error = Store::open(dir.path(), &options()).expect_err("from the future");
-    assert!(matches!(error, OpenError::Newer { found: 99, known: 2, .. }), "{error}");
-    set("user_version", 2);
+    assert!(matches!(error, OpenError::Newer { found: 99, known: 3, .. }), "{error}");
+    set("user_version", 3);
     set("application_id", 5);
     let error = Store::open(dir.path(), &options()).expect_err("another program's");
     assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
