@@ -18,6 +18,7 @@ use crate::cli::exit::Exit;
 use crate::keeper;
 use crate::registry::{Engine, EngineError, Fatal};
 use crate::run::id::Millis;
+use crate::server::local;
 use crate::server::{PageFile, Server, ServerConfig, StartError};
 use crate::store::{OpenError, OpenOptions};
 use crate::web;
@@ -48,6 +49,9 @@ struct Running<'a> {
     port: u16,
     pid: u32,
     data_dir: &'a Path,
+    /// Where commands of the same user connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    socket: Option<&'a Path>,
     version: &'static str,
 }
 
@@ -165,6 +169,7 @@ fn announce(
         port: address.port(),
         pid: std::process::id(),
         data_dir,
+        socket: server.local_socket(),
         version: env!("CARGO_PKG_VERSION"),
     };
     let json = serde_json::to_string(&running).map_err(io::Error::other)?;
@@ -192,6 +197,11 @@ fn announce(
 }
 
 fn server_config(config: &Config, data_dir: &Path) -> ServerConfig {
+    let socket = local::path(data_dir, std::env::var_os("XDG_RUNTIME_DIR"));
+    if socket.is_none() {
+        let dir = data_dir.display();
+        tracing::warn!(%dir, "there is no local socket: the path is too long for one");
+    }
     ServerConfig {
         bind: config.server.bind,
         public_url: config.server.public_url.clone(),
@@ -199,6 +209,7 @@ fn server_config(config: &Config, data_dir: &Path) -> ServerConfig {
         project_roots: config.server.project_roots.clone(),
         no_auth: config.server.no_auth,
         data_dir: data_dir.to_owned(),
+        socket,
         limits: config.limits.clone(),
         providers: config.providers.keys().cloned().collect(),
         agents: config.providers.values().cloned().collect(),

@@ -5,7 +5,6 @@
 //! left for `stall`, never because its cursor is far behind. Must not know what messages mean.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -25,6 +24,7 @@ use crate::run::wake::Waker;
 use crate::server::error_code;
 use crate::server::news::{self, News};
 use crate::server::socket::{Socket, after};
+use crate::server::stream::Stream;
 use crate::server::subscriber::{
     AcceptedRun, Action, Greeting, ReplyTo, Subscriber, Ticket, gap_range,
 };
@@ -54,7 +54,7 @@ pub struct Parts<'a> {
 }
 
 /// Serves a WebSocket whose handshake is done, to its end. `leftover` had been read beyond it.
-pub fn serve(stream: TcpStream, leftover: Vec<u8>, waiter: &Waiter, parts: Parts<'_>) {
+pub fn serve(stream: Stream, leftover: Vec<u8>, waiter: &Waiter, parts: Parts<'_>) {
     let socket = websocket(stream, leftover, parts.limits);
     let mut connection = Connection::open(socket, waiter, parts);
     connection.subscriber.greet();
@@ -480,7 +480,7 @@ impl<'a> Connection<'a> {
 /// A WebSocket with all its bounds set: two of tungstenite's defaults are "unlimited". On the heap
 /// and in a frame of its own, for the same reason as `Connection::open`.
 #[inline(never)]
-fn websocket(stream: TcpStream, leftover: Vec<u8>, limits: &Limits) -> Box<WebSocket<Counted>> {
+fn websocket(stream: Stream, leftover: Vec<u8>, limits: &Limits) -> Box<WebSocket<Counted>> {
     let bytes_max = Some(limits.message_bytes_max);
     let config = WebSocketConfig::default()
         .read_buffer_size(limits::READ_BUFFER_BYTES)
@@ -513,14 +513,14 @@ fn millis(ms: i64) -> Duration {
 /// A stream that knows how much has left, which tells a slow client from a stalled one.
 #[derive(Debug)]
 struct Counted {
-    stream: TcpStream,
+    stream: Stream,
     sent: u64,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.stream.read(buffer) {
+            match (&mut &self.stream).read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
             }
@@ -531,7 +531,7 @@ impl Read for Counted {
 impl Write for Counted {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         loop {
-            match self.stream.write(buffer) {
+            match (&mut &self.stream).write(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(count) => {
                     self.sent += count as u64;
@@ -543,7 +543,7 @@ impl Write for Counted {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
+        (&mut &self.stream).flush()
     }
 }
 

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::limits;
 use crate::run::wake::Bell;
 use crate::server::http::response::Response;
-use crate::server::wait::{Doorbell, Interest, Order, Waiter};
+use crate::server::local::SocketFile;
+use crate::server::stream::Door;
+pub use crate::server::stream::{Peer, Stream};
+use crate::server::wait::{Doorbell, Order, Waiter};
 use crate::sync::{Arc, Condvar, Mutex};
 
 /// What is done with a connection, on its own thread; and what is left to do of it, for long, on
 /// a fresh one. What a thread once needed of stack and heap it keeps to its end, so a connection
 /// that may idle for days should not be the thread that parsed its handshake.
-pub type Serve = dyn Fn(TcpStream, &Waiter) -> Option<Rest> + Send + Sync;
+pub type Serve = dyn Fn(Stream, Peer, &Waiter) -> Option<Rest> + Send + Sync;
 
 /// The long rest of a connection.
 pub type Rest = Box<dyn FnOnce(&Waiter) + Send>;
@@ -59,18 +62,19 @@ struct State {
 }
 
 impl Listener {
-    /// Accepts on `socket` from now on, `max` connections at once. `fatal` hears of it if the
-    /// accepting thread panics, which the program does not survive.
+    /// Accepts on `doors` from now on, `max` connections at once. `file` goes when accepting ends.
+    /// `fatal` hears of it if the accepting thread panics, which the program does not survive.
     ///
     /// # Errors
     /// If no descriptor or thread is to be had.
     pub fn start(
-        socket: TcpListener,
+        doors: Vec<Door>,
+        file: Option<SocketFile>,
         max: usize,
         serve: Arc<Serve>,
         fatal: Sender<String>,
     ) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
+        doors.iter().try_for_each(Door::set_nonblocking)?;
         raise_descriptors();
         let waiter = Waiter::new()?;
         let bell = waiter.bell();
@@ -83,7 +87,8 @@ impl Listener {
         let own = crowd.clone();
         let thread = thread::Builder::new().name("listener".into()).spawn(move || {
             let _report = ReportPanic(fatal);
-            accept(&socket, &waiter, &own, &serve);
+            let _file = file;
+            accept(&doors, &waiter, &own, &serve);
         })?;
         Ok(Self { bell, thread: Some(thread), crowd })
     }
@@ -239,27 +244,28 @@ impl Drop for ReportPanic {
     }
 }
 
-fn accept(socket: &TcpListener, waiter: &Waiter, crowd: &Arc<Crowd>, serve: &Arc<Serve>) {
+fn accept(doors: &[Door], waiter: &Waiter, crowd: &Arc<Crowd>, serve: &Arc<Serve>) {
     let mut pause = None;
+    let sockets: Vec<BorrowedFd<'_>> = doors.iter().map(AsFd::as_fd).collect();
     while waiter.order() == Order::Serve {
-        let interest = Interest { read: pause.is_none(), write: false, wake: true };
-        let Ok(ready) = waiter.wait(socket.as_fd(), interest, pause.take()) else {
+        let watched = if pause.is_none() { &sockets[..] } else { &[] };
+        let Ok(woken) = waiter.wait_any(watched, pause.take()) else {
             return;
         };
-        if ready.woken {
+        if woken {
             waiter.drain();
             crowd.join_gone();
         }
-        if !ready.readable {
-            continue;
-        }
-        match socket.accept() {
-            Ok((stream, _)) => admit(stream, crowd, serve),
-            Err(error) if transient(&error) => {}
-            Err(error) => {
-                // Out of descriptors, say. The connection waits in the kernel; so do we.
-                tracing::warn!(%error, "a connection cannot be accepted");
-                pause = Some(millis(limits::ACCEPT_RETRY_MS));
+        // One of each, so that a crowd at the one does not keep the owner out at the other.
+        for door in doors {
+            match door.accept() {
+                Ok((stream, peer)) => admit(stream, peer, crowd, serve),
+                Err(error) if transient(&error) => {}
+                Err(error) => {
+                    // Out of descriptors, say. The connection waits in the kernel; so do we.
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    pause = Some(millis(limits::ACCEPT_RETRY_MS));
+                }
             }
         }
     }
@@ -267,13 +273,17 @@ fn accept(socket: &TcpListener, waiter: &Waiter, crowd: &Arc<Crowd>, serve: &Arc
 
 /// Errors of a connection that was gone before it was accepted, or of nothing at all.
 fn transient(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionReset, Interrupted, PermissionDenied, WouldBlock,
+    };
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted | PermissionDenied | WouldBlock
+    )
 }
 
-fn admit(stream: TcpStream, crowd: &Arc<Crowd>, serve: &Arc<Serve>) {
-    let prepared = (stream.set_nonblocking(true), stream.set_nodelay(true), Waiter::new());
-    let (Ok(()), Ok(()), Ok(waiter)) = prepared else {
+fn admit(stream: Stream, peer: Peer, crowd: &Arc<Crowd>, serve: &Arc<Serve>) {
+    let (Ok(()), Ok(waiter)) = (stream.prepare(), Waiter::new()) else {
         return refuse(&stream);
     };
     let Some(place) = crowd.enter(waiter.bell()) else {
@@ -284,7 +294,7 @@ fn admit(stream: TcpStream, crowd: &Arc<Crowd>, serve: &Arc<Serve>) {
     let spare = stream.try_clone();
     let serve = serve.clone();
     let spawned = crowd.spawn(number, move || {
-        if let Some(rest) = serve(stream, &waiter) {
+        if let Some(rest) = serve(stream, peer, &waiter) {
             go_on(rest, waiter, place);
         }
     });
@@ -310,13 +320,13 @@ fn go_on(rest: Rest, waiter: Waiter, place: Place) {
 }
 
 /// A 503, as far as it fits without waiting.
-fn refuse(mut stream: &TcpStream) {
+fn refuse(mut stream: &Stream) {
     let message = "As many connections are served as connections_max allows; try again.";
     let response =
         Response::error(StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_CONNECTIONS", message)
             .with("Retry-After", "1");
     // Best effort: the other side sees the end in any case.
-    stream.set_nonblocking(true).ok();
+    stream.prepare().ok();
     stream.write_all(&response.encode(true, true)).ok();
     stream.shutdown(Shutdown::Write).ok();
 }
@@ -336,10 +346,12 @@ fn millis(ms: i64) -> Duration {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
 
     use crossbeam_channel::bounded;
 
     use super::*;
+    use crate::server::wait::Interest;
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(20)
@@ -352,7 +364,7 @@ mod tests {
     }
 
     /// Greets, then waits for the end of the input, or for an order.
-    fn hold(stream: &TcpStream, waiter: &Waiter) {
+    fn hold(stream: &Stream, waiter: &Waiter) {
         (&mut &*stream).write_all(b"!").expect("greeted");
         let interest = Interest { read: true, write: false, wake: true };
         let mut byte = [0];
@@ -375,10 +387,13 @@ mod tests {
         let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = socket.local_addr().expect("bound");
         let (fatal, _) = bounded(1);
-        let serve: Arc<Serve> = Arc::new(|stream, _: &Waiter| {
+        let serve: Arc<Serve> = Arc::new(|stream, _, _: &Waiter| {
             Some(Box::new(move |waiter: &Waiter| hold(&stream, waiter)))
         });
-        (Listener::start(socket, max, serve, fatal).expect("started"), address)
+        (
+            Listener::start(vec![Door::Tcp(socket)], None, max, serve, fatal).expect("started"),
+            address,
+        )
     }
 
     fn greeted(stream: &mut TcpStream) -> u8 {

@@ -7,15 +7,17 @@ pub mod auth;
 pub mod connection;
 pub mod http;
 pub mod listener;
+pub mod local;
 pub mod news;
 pub mod socket;
+pub mod stream;
 pub mod subscriber;
 pub mod view;
 pub mod wait;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, bounded};
@@ -34,6 +36,8 @@ use crate::server::http::head::Head;
 use crate::server::http::response::{Refused, Response};
 use crate::server::http::{Answer, Request, Site, Upgrade, converse};
 use crate::server::listener::{Listener, Rest, Serve};
+use crate::server::local::SocketFile;
+use crate::server::stream::{Door, Peer, Stream};
 use crate::server::subscriber::Greeting;
 use crate::server::wait::Waiter;
 use crate::store::Readers;
@@ -61,6 +65,8 @@ pub struct ServerConfig {
     pub agents: Vec<Provider>,
     /// Where the token lies.
     pub data_dir: PathBuf,
+    /// Where the local socket is to lie (`local::path`); `None` for none.
+    pub socket: Option<PathBuf>,
     /// The page's file at a path, if there is one; it is given to everybody who asks.
     pub page: fn(&str) -> Option<PageFile>,
 }
@@ -110,6 +116,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    socket: Option<PathBuf>,
     listener: Listener,
     fatal: Receiver<String>,
 }
@@ -162,16 +169,32 @@ impl Server {
         };
         let (report, fatal) = bounded(1);
         let front = Arc::new(front);
-        let serve: Arc<Serve> =
-            Arc::new(move |stream, waiter: &Waiter| Front::serve(&front, stream, waiter));
+        let serve: Arc<Serve> = Arc::new(move |stream, peer, waiter: &Waiter| {
+            Front::serve(&front, stream, peer, waiter)
+        });
+        let local = config.socket.as_deref().and_then(open_local);
         let max = config.limits.connections_max;
-        Ok(Self { address, listener: Listener::start(socket, max, serve, report)?, fatal })
+        let mut doors = vec![Door::Tcp(socket)];
+        let mut file = None;
+        if let Some((door, socket_file)) = local {
+            doors.push(door);
+            file = Some(socket_file);
+        }
+        let socket = config.socket.filter(|_| file.is_some());
+        let listener = Listener::start(doors, file, max, serve, report)?;
+        Ok(Self { address, socket, listener, fatal })
     }
 
     /// Where it listens.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the local socket lies, if there is one.
+    #[must_use]
+    pub fn local_socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
     }
 
     /// Says so once if accepting had to stop: the process must end.
@@ -194,6 +217,17 @@ impl Server {
     }
 }
 
+/// The local socket is a convenience: a server without one serves.
+fn open_local(path: &Path) -> Option<(Door, SocketFile)> {
+    match local::bind(path) {
+        Ok((listener, file)) => Some((Door::Unix(listener), file)),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "there is no local socket");
+            None
+        }
+    }
+}
+
 /// What all connections share.
 #[derive(Debug)]
 struct Front {
@@ -206,14 +240,14 @@ struct Front {
 
 impl Front {
     /// One connection: its requests here and now, its WebSocket as the rest.
-    fn serve(self: &Arc<Self>, stream: TcpStream, waiter: &Waiter) -> Option<Rest> {
-        let Upgrade { request, leftover } = converse(&stream, waiter, &**self)?;
+    fn serve(self: &Arc<Self>, stream: Stream, peer: Peer, waiter: &Waiter) -> Option<Rest> {
+        let Upgrade { request, leftover } = converse(&stream, peer, waiter, &**self)?;
         let by = api::sender(request.credential, &request.head.headers);
         let front = self.clone();
         Some(Box::new(move |waiter| front.serve_websocket(stream, leftover, waiter, by)))
     }
 
-    fn serve_websocket(&self, stream: TcpStream, leftover: Vec<u8>, waiter: &Waiter, by: By) {
+    fn serve_websocket(&self, stream: Stream, leftover: Vec<u8>, waiter: &Waiter, by: By) {
         let parts = connection::Parts {
             registry: &self.api.registry,
             readers: &self.api.readers,
@@ -269,7 +303,7 @@ impl Site for Front {
         u64::try_from(self.limits.message_bytes_max).unwrap_or(u64::MAX)
     }
 
-    fn credential(&self, head: &Head) -> Result<Option<Credential>, Refused> {
+    fn credential(&self, head: &Head, _: Peer) -> Result<Option<Credential>, Refused> {
         let credential = self.auth.credential(&head.headers);
         let reading = matches!(head.method, Method::GET | Method::HEAD);
         let open = match head.path.as_str() {

@@ -1,11 +1,12 @@
 //! A non-blocking socket, used with absolute deadlines. Must not know what it carries.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::limits;
+use crate::server::stream::Stream;
 use crate::server::wait::{Interest, Order, Waiter};
 
 /// The time `ms` from now.
@@ -17,7 +18,7 @@ pub fn after(ms: i64) -> Instant {
 #[derive(Clone, Copy, Debug)]
 pub struct Socket<'a> {
     /// Non-blocking.
-    pub stream: &'a TcpStream,
+    pub stream: &'a Stream,
     /// Its owner's place to wait.
     pub waiter: &'a Waiter,
 }

@@ -127,6 +127,27 @@ impl Waiter {
             gone: socket.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL),
         })
     }
+
+    /// Waits for input on any of `sockets` and for the bell, at most for `timeout`; says whether
+    /// the bell rang.
+    ///
+    /// # Errors
+    /// As `wait`.
+    pub fn wait_any(
+        &self,
+        sockets: &[BorrowedFd<'_>],
+        timeout: Option<Duration>,
+    ) -> io::Result<bool> {
+        let bell = self.bell.0.fd.as_fd();
+        let mut fds = vec![PollFd::new(&bell, PollFlags::IN)];
+        fds.extend(sockets.iter().map(|socket| PollFd::from_borrowed_fd(*socket, PollFlags::IN)));
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) => Ok(fds[0].revents().contains(PollFlags::IN)),
+            Err(Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 impl Doorbell {

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -234,4 +236,42 @@ fn a_public_url_names_host_origin_and_path() {
     assert_eq!(get("/agents", "Host: box.example"), 308);
     let answer = login(&gateway, gateway.token());
     assert!(answer.contains("; Path=/agents/; ") && answer.contains("; Secure"), "{answer}");
+}
+
+#[test]
+fn the_local_socket_serves_its_owner_and_goes_with_the_server() {
+    let mut gateway = Setup::new().start();
+    let socket = PathBuf::from(gateway.announced()["socket"].as_str().expect("there is one"));
+    assert_eq!(socket, gateway.setup.data_dir().join("sock"));
+    let mode = fs::metadata(&socket).expect("it lies there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let file = fs::read_to_string(gateway.setup.data_dir().join("server.json")).expect("a file");
+    let file: Value = serde_json::from_str(&file).expect("JSON");
+    assert_eq!(&file, gateway.announced());
+    let get = |head: &str| {
+        let mut stream = UnixStream::connect(&socket).expect("it listens");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a fresh socket");
+        let request = format!("GET /healthz HTTP/1.1\r\nConnection: close\r\n{head}\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("it answers and closes");
+        status(&text)
+    };
+    assert_eq!(get("Host: localhost"), 200);
+    assert_eq!(get("Host: evil.example"), 421, "the same rules as at the port");
+    let stream = UnixStream::connect(&socket).expect("it listens");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a fresh socket");
+    let mut request =
+        tungstenite::client::IntoClientRequest::into_client_request("ws://localhost/ws")
+            .expect("a well-formed URL");
+    let bearer = format!("Bearer {}", gateway.token()).parse().expect("a header");
+    request.headers_mut().insert("authorization", bearer);
+    let (mut client, _) = tungstenite::client(request, stream).expect("a WebSocket");
+    assert!(client.read().expect("a frame").to_string().contains("hello"));
+    gateway.kill();
+    assert!(socket.exists(), "nobody removed it");
+    gateway = gateway.restart();
+    UnixStream::connect(&socket).expect("the next server listens there");
+    gateway.terminate();
+    assert!(!socket.exists(), "it goes with the server");
 }

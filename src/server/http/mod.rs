@@ -7,7 +7,6 @@ pub mod gate;
 pub mod head;
 pub mod response;
 
-use std::net::TcpStream;
 use std::time::Instant;
 
 use http::{Method, StatusCode, Version, header};
@@ -18,6 +17,7 @@ use crate::server::http::gate::Gate;
 use crate::server::http::head::{Head, Parsed};
 use crate::server::http::response::{Refused, Response};
 use crate::server::socket::{Failure, Socket, after};
+use crate::server::stream::{Peer, Stream};
 use crate::server::wait::{Order, Waiter};
 
 /// A request that passed every check but that of its meaning.
@@ -25,6 +25,8 @@ use crate::server::wait::{Order, Waiter};
 pub struct Request {
     /// Its head. The path is without the public URL's.
     pub head: Head,
+    /// Who is at the other end of the connection.
+    pub peer: Peer,
     /// How its sender proved who it is; `None` only where `Site::credential` lets it.
     pub credential: Option<Credential>,
     /// Its body, whole.
@@ -61,7 +63,7 @@ pub trait Site {
     ///
     /// # Errors
     /// If that is not known and what is asked for needs it.
-    fn credential(&self, head: &Head) -> Result<Option<Credential>, Refused>;
+    fn credential(&self, head: &Head, peer: Peer) -> Result<Option<Credential>, Refused>;
 
     /// Answers.
     fn answer(&self, request: &Request) -> Answer;
@@ -69,7 +71,7 @@ pub trait Site {
 
 /// Answers requests until the connection closes, or goes on as a WebSocket. The socket is
 /// non-blocking.
-pub fn converse(stream: &TcpStream, waiter: &Waiter, site: &impl Site) -> Option<Upgrade> {
+pub fn converse(stream: &Stream, peer: Peer, waiter: &Waiter, site: &impl Site) -> Option<Upgrade> {
     let socket = Socket { stream, waiter };
     let mut buffer = Vec::new();
     for count in 1.. {
@@ -79,7 +81,7 @@ pub fn converse(stream: &TcpStream, waiter: &Waiter, site: &impl Site) -> Option
         };
         let with_body = head.method != Method::HEAD;
         let last = count >= limits::REQUESTS_PER_CONNECTION_MAX || !head.keep_alive;
-        let request = match admit(&socket, site, head, &mut buffer) {
+        let request = match admit(&socket, site, head, peer, &mut buffer) {
             Ok(request) => request,
             Err(end) => return close(&socket, end),
         };
@@ -158,6 +160,7 @@ fn admit(
     socket: &Socket<'_>,
     site: &impl Site,
     mut head: Head,
+    peer: Peer,
     buffer: &mut Vec<u8>,
 ) -> Result<Request, End> {
     site.gate().admit(&head.headers)?;
@@ -165,7 +168,7 @@ fn admit(
     if let Some(rest) = head.path.strip_prefix(base).filter(|rest| rest.starts_with('/')) {
         head.path = rest.to_owned();
     }
-    let credential = site.credential(&head)?;
+    let credential = site.credential(&head, peer)?;
     if head.body_bytes > site.body_bytes_max() {
         let message = format!("A body may have {} bytes.", site.body_bytes_max());
         let status = StatusCode::PAYLOAD_TOO_LARGE;
@@ -183,7 +186,7 @@ fn admit(
     }
     let rest = buffer.split_off(body_bytes);
     let body = std::mem::replace(buffer, rest);
-    Ok(Request { head, credential, body })
+    Ok(Request { head, peer, credential, body })
 }
 
 /// A body is JSON and says so: a form that another site makes a browser send is not.

@@ -1,7 +1,7 @@
 //! Conversations over real sockets with a site that tells what it got.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ impl Site for Echo {
         1 << 20
     }
 
-    fn credential(&self, head: &Head) -> Result<Option<Credential>, Refused> {
+    fn credential(&self, head: &Head, _: Peer) -> Result<Option<Credential>, Refused> {
         if head.path == "/locked" {
             return Err(Refused::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "Say who you are."));
         }
@@ -56,7 +56,8 @@ fn serve() -> (TcpStream, thread::JoinHandle<Option<Vec<u8>>>) {
         server.set_nonblocking(true).expect("a socket");
         let waiter = Waiter::new().expect("a descriptor");
         let gate = Gate::new("127.0.0.1".parse().expect("an address"), &[], "http://x/base");
-        converse(&server, &waiter, &Echo(gate.expect("a gate"))).map(|upgrade| upgrade.leftover)
+        converse(&Stream::Tcp(server), Peer::Local, &waiter, &Echo(gate.expect("a gate")))
+            .map(|upgrade| upgrade.leftover)
     });
     (client, handle)
 }
@@ -172,7 +173,7 @@ fn an_idle_connection_ends_when_told_to_drain() {
     let bell = waiter.bell();
     let handle = spawn(move || {
         let gate = Gate::new("127.0.0.1".parse().expect("an address"), &[], "");
-        converse(&server, &waiter, &Echo(gate.expect("a gate"))).is_none()
+        converse(&Stream::Tcp(server), Peer::Local, &waiter, &Echo(gate.expect("a gate"))).is_none()
     });
     client.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sent");
     let mut first = [0; 12];

@@ -114,6 +114,7 @@ impl Bench {
             }
         });
         let config = ServerConfig {
+            socket: None,
             page: |_| None,
             bind: "127.0.0.1:0".parse().expect("an address"),
             limits,
