@@ -7,9 +7,11 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::Agent;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::exit::{Exit, Failure};
 use super::target::{Address, Target};
+use super::tls;
 use crate::limits;
 
 /// A server, spoken to one request at a time.
@@ -21,9 +23,11 @@ pub struct Rest {
 
 impl Rest {
     /// Speaks to the server that `target` finds.
-    #[must_use]
-    pub fn new(target: Target) -> Self {
-        let agent = Agent::config_builder()
+    ///
+    /// # Errors
+    /// If it wants TLS, and there are no certificates to trust.
+    pub fn new(target: Target) -> Result<Self, Failure> {
+        let mut config = Agent::config_builder()
             // The status is read below, with the body that says why.
             .http_status_as_error(false)
             // A request is for the server named and for no other one.
@@ -33,10 +37,14 @@ impl Rest {
             .max_idle_connections(0)
             .timeout_connect(Some(limits::CLIENT_CONNECT))
             .timeout_global(Some(limits::CLIENT_ANSWER))
-            .user_agent(concat!("reattach-cli/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
-        Self { target, agent }
+            .user_agent(concat!("reattach-cli/", env!("CARGO_PKG_VERSION")));
+        if matches!(&target, Target::Url(base) if base.is_tls()) {
+            let roots = tls::roots()?;
+            let roots = roots.iter().map(|root| Certificate::from_der(root).to_owned());
+            let roots: RootCerts = roots.collect::<Vec<_>>().into();
+            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        }
+        Ok(Self { target, agent: config.build().new_agent() })
     }
 
     /// How the server is found.
@@ -150,6 +158,14 @@ fn is_passing(failure: &Failure) -> bool {
 }
 
 fn unreachable(address: &Address, error: &ureq::Error) -> Failure {
+    let distrusted = match error {
+        ureq::Error::Rustls(error @ rustls::Error::InvalidCertificate(_)) => Some(error),
+        ureq::Error::Io(error) => tls::distrust(error),
+        _ => None,
+    };
+    if let Some(why) = distrusted {
+        return tls::distrusted(&address.base.to_string(), why);
+    }
     match error {
         ureq::Error::Timeout(_) => Failure::new(
             Exit::Unreachable,

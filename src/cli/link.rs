@@ -3,7 +3,6 @@
 //! Knows sockets, the handshake and close codes. Must not know what frames mean.
 
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use serde_json::Value;
@@ -13,13 +12,14 @@ use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Error, Message, Utf8Bytes, WebSocket};
 
 use super::exit::{Exit, Failure};
+use super::stream::{ConnectError, Stream};
 use super::target::{Address, Target};
 use crate::limits;
 
 /// An open connection.
 #[derive(Debug)]
 pub struct Link {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Stream>,
     /// Whether something written waits for room in the socket.
     unsent: bool,
 }
@@ -44,7 +44,10 @@ impl Link {
             Exit::Unreachable => Lost::Again(failure.message),
             _ => Lost::Fatal(failure),
         })?;
-        let stream = open(&address).map_err(|error| Lost::Again(error.to_string()))?;
+        let stream = Stream::connect(&address.base).map_err(|error| match error {
+            ConnectError::Io(error) => Lost::Again(error.to_string()),
+            ConnectError::Refused(failure) => Lost::Fatal(failure),
+        })?;
         let mut request =
             address.base.ws().into_client_request().map_err(|error| no_server(&address, &error))?;
         if let Some(token) = &address.token {
@@ -132,23 +135,6 @@ impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.get_ref().as_fd()
     }
-}
-
-fn open(address: &Address) -> io::Result<TcpStream> {
-    let (host, port) = address.base.host_and_port();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
-    for socket in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&socket, limits::CLIENT_CONNECT) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(limits::CLIENT_CONNECT))?;
-                stream.set_write_timeout(Some(limits::CLIENT_CONNECT))?;
-                return Ok(stream);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 fn handshake<R>(address: &Address, error: HandshakeError<R>) -> Lost

@@ -18,8 +18,10 @@ pub mod link;
 pub mod render;
 pub mod screen;
 pub mod serve;
+pub mod stream;
 pub mod target;
 pub mod text;
+pub mod tls;
 pub mod watch;
 pub mod words;
 

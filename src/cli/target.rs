@@ -42,9 +42,10 @@ impl fmt::Debug for Token {
     }
 }
 
-/// An `http` address, taken apart: host, port and the path that everything lies under.
+/// An `http` or `https` address, taken apart: host, port and the path that everything lies under.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Base {
+    tls: bool,
     host: String,
     port: u16,
     /// Without a slash at its end; empty at the root.
@@ -55,15 +56,8 @@ impl Base {
     /// Takes an address apart.
     ///
     /// # Errors
-    /// For anything but `http://HOST[:PORT][/PATH]`, with the reason.
+    /// For anything but `http[s]://HOST[:PORT][/PATH]`, with the reason.
     pub fn parse(url: &str) -> Result<Self, Failure> {
-        if url.starts_with("https://") || url.starts_with("wss://") {
-            return Err(Failure::usage(
-                format!("{url}: this build speaks http only, not https"),
-                "use an http:// address, for instance through `ssh -L 7878:127.0.0.1:7878 HOST` \
-                 and `--server http://127.0.0.1:7878`",
-            ));
-        }
         let bad = |why: &str| {
             Failure::usage(
                 format!("`{url}` is not a server's address: {why}"),
@@ -71,9 +65,11 @@ impl Base {
             )
         };
         let uri: http::Uri = url.parse().map_err(|_| bad("it is not a URL"))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(bad("it does not begin with http://"));
-        }
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(bad("it does not begin with http:// or https://")),
+        };
         if uri.query().is_some() {
             return Err(bad("it has a query"));
         }
@@ -85,10 +81,11 @@ impl Base {
             return Err(bad("it has no host"));
         }
         let port = match authority.as_str().strip_prefix(authority.host()) {
-            Some("") => 80,
+            Some("") => default_port(tls),
             _ => authority.port_u16().ok_or_else(|| bad("its port is none"))?,
         };
         Ok(Self {
+            tls,
             host: authority.host().to_owned(),
             port,
             path: uri.path().trim_end_matches('/').to_owned(),
@@ -98,13 +95,37 @@ impl Base {
     /// The address of something under it; `rest` begins with a slash.
     #[must_use]
     pub fn http(&self, rest: &str) -> String {
-        format!("http://{}:{}{}{rest}", self.host, self.port, self.path)
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}{}{rest}", self.authority(), self.path)
     }
 
     /// The address of the WebSocket.
     #[must_use]
     pub fn ws(&self) -> String {
-        format!("ws://{}:{}{}/ws", self.host, self.port, self.path)
+        let scheme = if self.tls { "wss" } else { "ws" };
+        format!("{scheme}://{}{}/ws", self.authority(), self.path)
+    }
+
+    /// Host and port as a request names them: without the port that goes without saying.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        if self.port == default_port(self.tls) {
+            self.host.clone()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// The path that everything lies under, without a slash at its end; empty at the root.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether it is to be spoken to with TLS.
+    #[must_use]
+    pub const fn is_tls(&self) -> bool {
+        self.tls
     }
 
     /// What a socket connects to. IPv6 addresses lose their brackets.
@@ -114,6 +135,10 @@ impl Base {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         (bare.unwrap_or(host), self.port)
     }
+}
+
+const fn default_port(tls: bool) -> u16 {
+    if tls { 443 } else { 80 }
 }
 
 impl fmt::Display for Base {
@@ -240,18 +265,22 @@ mod tests {
         assert_eq!(base.http("/healthz"), "http://127.0.0.1:7878/healthz");
         assert_eq!(base.ws(), "ws://127.0.0.1:7878/ws");
         let base = Base::parse("http://box.example/agents/").expect("with a path");
-        assert_eq!(base.http("/api/v1/runs"), "http://box.example:80/agents/api/v1/runs");
-        assert_eq!(base.ws(), "ws://box.example:80/agents/ws");
+        assert_eq!(base.http("/api/v1/runs"), "http://box.example/agents/api/v1/runs");
+        assert_eq!(base.ws(), "ws://box.example/agents/ws");
         let base = Base::parse("http://[::1]:1/").expect("IPv6");
         assert_eq!(base.host_and_port(), ("::1", 1));
     }
 
     #[test]
-    fn https_is_refused_with_a_way_out() {
-        let failure = Base::parse("https://box.example").expect_err("no TLS here");
-        assert_eq!(failure.exit, Exit::Usage);
-        assert!(failure.message.contains("http only"), "{failure}");
-        assert!(failure.next.contains("ssh -L"), "{failure}");
+    fn https_has_its_own_port_and_scheme() {
+        let base = Base::parse("https://box.example/agents").expect("with TLS");
+        assert!(base.is_tls());
+        assert_eq!(base.host_and_port(), ("box.example", 443));
+        assert_eq!(base.http("/healthz"), "https://box.example/agents/healthz");
+        assert_eq!(base.ws(), "wss://box.example/agents/ws");
+        let base = Base::parse("https://[::1]:80").expect("with a port");
+        assert_eq!(base.http("/"), "https://[::1]:80/");
+        assert!(Base::parse("wss://box.example").is_err(), "that is what a browser calls it");
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl Bench {
     fn session(&self, server: &Started) -> Result<String, Failure> {
         let project = utf8(&self.place.project())?;
         let body = json!({"provider": "demo", "projectPath": project, "title": "Bench"});
-        let session: Value = Rest::new(server.target().clone()).post("/sessions", &body)?;
+        let session: Value = Rest::new(server.target().clone())?.post("/sessions", &body)?;
         string(&session, "id")
     }
 

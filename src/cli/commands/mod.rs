@@ -37,7 +37,7 @@ impl Context {
     /// # Errors
     /// For an address that cannot be one.
     pub fn new(server: &ServerArgs, output: OutputArgs) -> Result<Self, Failure> {
-        Ok(Self { rest: Rest::new(Target::new(server)?), screen: Screen::new(output) })
+        Ok(Self { rest: Rest::new(Target::new(server)?)?, screen: Screen::new(output) })
     }
 
     /// All items of a list, page by page.

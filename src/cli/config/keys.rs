@@ -24,6 +24,8 @@ pub struct Key {
     pub name: &'static str,
     /// Its default, as one would write it in the file.
     pub default: &'static str,
+    /// What it is for: the comment above it in the file that `config init` writes.
+    pub help: &'static str,
     set: Setter,
 }
 
@@ -48,8 +50,14 @@ impl Key {
     }
 }
 
-const fn key(section: &'static str, name: &'static str, default: &'static str, set: Setter) -> Key {
-    Key { section, name, default, set }
+const fn key(
+    section: &'static str,
+    name: &'static str,
+    default: &'static str,
+    help: &'static str,
+    set: Setter,
+) -> Key {
+    Key { section, name, default, help, set }
 }
 
 /// Connections are threads, and a process has room for some 16,000 of them.
@@ -71,68 +79,168 @@ const PERIOD_MS_MIN: i64 = 10;
 
 /// The table.
 pub const KEYS: &[Key] = &[
-    key("server", "bind", "\"127.0.0.1:7878\"", |c, v| {
-        c.server.bind = value::bind(&v.string()?)?;
-        Ok(())
-    }),
-    key("server", "public_url", "\"\"", |c, v| {
-        c.server.public_url = value::public_url(&v.string()?)?;
-        Ok(())
-    }),
-    key("server", "behind_proxy", "false", |c, v| {
+    key(
+        "server",
+        "bind",
+        "\"127.0.0.1:7878\"",
+        "Where to listen: an IP address and a port; port 0 is any free one.",
+        |c, v| {
+            c.server.bind = value::bind(&v.string()?)?;
+            Ok(())
+        },
+    ),
+    key(
+        "server",
+        "public_url",
+        "\"\"",
+        "What browsers see, https://agents.example.org/sub say: its origin is allowed, its path \
+         is the sub-path. Needed behind a proxy.",
+        |c, v| {
+            c.server.public_url = value::public_url(&v.string()?)?;
+            Ok(())
+        },
+    ),
+    key("server", "behind_proxy", "false", "TLS ends in a proxy in front of it.", |c, v| {
         c.server.behind_proxy = v.boolean()?;
         Ok(())
     }),
-    key("server", "allowed_hosts", "[]", |c, v| {
-        c.server.allowed_hosts =
-            v.strings()?.iter().map(|host| value::host(host)).collect::<Result<_, _>>()?;
-        Ok(())
-    }),
-    key("server", "project_roots", "[\"~\"]", |c, v| {
-        c.server.project_roots = v.strings()?.into_iter().map(Into::into).collect();
-        Ok(())
-    }),
-    key("limits", "connections_max", "4000", |c, v| {
-        v.count(1, CONNECTIONS_CEILING, &mut c.limits.connections_max)
-    }),
-    key("limits", "agents_max", "16", |c, v| v.count(1, AGENTS_CEILING, &mut c.limits.agents_max)),
-    key("limits", "ring_events_max", "16384", |c, v| {
-        v.count(1, BYTES_CEILING, &mut c.limits.ring_events_max)
-    }),
-    key("limits", "ring_bytes_max", "16777216", |c, v| {
+    key(
+        "server",
+        "allowed_hosts",
+        "[]",
+        "Names that requests may give as Host, beyond those of loopback and of public_url.",
+        |c, v| {
+            c.server.allowed_hosts =
+                v.strings()?.iter().map(|host| value::host(host)).collect::<Result<_, _>>()?;
+            Ok(())
+        },
+    ),
+    key(
+        "server",
+        "project_roots",
+        "[\"~\"]",
+        "Where sessions may live and the folder picker may look: absolute, or from ~/.",
+        |c, v| {
+            c.server.project_roots = v.strings()?.into_iter().map(Into::into).collect();
+            Ok(())
+        },
+    ),
+    key(
+        "limits",
+        "connections_max",
+        "4000",
+        "Connections at once; one more gets a 503.",
+        |c, v| v.count(1, CONNECTIONS_CEILING, &mut c.limits.connections_max),
+    ),
+    key(
+        "limits",
+        "agents_max",
+        "16",
+        "Agent processes at once; one more send gets BUSY.",
+        |c, v| v.count(1, AGENTS_CEILING, &mut c.limits.agents_max),
+    ),
+    key(
+        "limits",
+        "ring_events_max",
+        "16384",
+        "Events in memory, per session; older ones are read from disk.",
+        |c, v| v.count(1, BYTES_CEILING, &mut c.limits.ring_events_max),
+    ),
+    key("limits", "ring_bytes_max", "16777216", "Their bytes, per session.", |c, v| {
         v.count(4 * EVENT_BYTES_MIN, BYTES_CEILING, &mut c.limits.ring_bytes_max)
     }),
-    key("limits", "ring_total_bytes_max", "268435456", |c, v| {
-        v.count(4 * EVENT_BYTES_MIN, BYTES_CEILING, &mut c.limits.ring_total_bytes_max)
-    }),
-    key("limits", "event_bytes_max", "262144", |c, v| {
-        v.count(EVENT_BYTES_MIN, EVENT_BYTES_CEILING, &mut c.limits.event_bytes_max)
-    }),
-    key("limits", "line_bytes_max", "16777216", |c, v| {
-        v.count(LINE_HEAD_BYTES, LINE_BYTES_CEILING, &mut c.limits.line_bytes_max)
-    }),
-    key("limits", "message_bytes_max", "1048576", |c, v| {
-        v.count(MESSAGE_BYTES_MIN, MESSAGE_BYTES_CEILING, &mut c.limits.message_bytes_max)
-    }),
-    key("limits", "journal_bytes_max", "67108864", |c, v| {
-        c.limits.journal_bytes_max = v.integer(JOURNAL_BYTES_FLOOR, u64::MAX >> 1)?;
-        Ok(())
-    }),
-    key("timeouts", "completed_retention", "\"5m\"", |c, v| {
-        v.duration(0, &mut c.limits.completed_retention_ms)
-    }),
-    key("timeouts", "heartbeat", "\"30s\"", |c, v| {
+    key(
+        "limits",
+        "ring_total_bytes_max",
+        "268435456",
+        "Their bytes in all sessions; at least ring_bytes_max.",
+        |c, v| v.count(4 * EVENT_BYTES_MIN, BYTES_CEILING, &mut c.limits.ring_total_bytes_max),
+    ),
+    key(
+        "limits",
+        "event_bytes_max",
+        "262144",
+        "One event as sent; a longer one is cut, and whole at its own address. At most a quarter \
+         of ring_bytes_max.",
+        |c, v| v.count(EVENT_BYTES_MIN, EVENT_BYTES_CEILING, &mut c.limits.event_bytes_max),
+    ),
+    key(
+        "limits",
+        "line_bytes_max",
+        "16777216",
+        "One line of an agent; of a longer one the head is kept. At most a quarter of \
+         journal_bytes_max.",
+        |c, v| v.count(LINE_HEAD_BYTES, LINE_BYTES_CEILING, &mut c.limits.line_bytes_max),
+    ),
+    key(
+        "limits",
+        "message_bytes_max",
+        "1048576",
+        "One frame of a client; a longer one closes the connection.",
+        |c, v| v.count(MESSAGE_BYTES_MIN, MESSAGE_BYTES_CEILING, &mut c.limits.message_bytes_max),
+    ),
+    key(
+        "limits",
+        "journal_bytes_max",
+        "67108864",
+        "What an agent's keeper holds on disk until the server has taken it; when it is full, the \
+         agent waits.",
+        |c, v| {
+            c.limits.journal_bytes_max = v.integer(JOURNAL_BYTES_FLOOR, u64::MAX >> 1)?;
+            Ok(())
+        },
+    ),
+    key(
+        "timeouts",
+        "completed_retention",
+        "\"5m\"",
+        "How long a finished run stays in memory; on disk it stays.",
+        |c, v| v.duration(0, &mut c.limits.completed_retention_ms),
+    ),
+    key("timeouts", "heartbeat", "\"30s\"", "Between two pings to a client.", |c, v| {
         v.duration(PERIOD_MS_MIN, &mut c.limits.heartbeat_ms)
     }),
-    key("timeouts", "stall", "\"30s\"", |c, v| v.duration(PERIOD_MS_MIN, &mut c.limits.stall_ms)),
-    key("timeouts", "agent_idle", "\"10m\"", |c, v| v.duration(0, &mut c.limits.agent_idle_ms)),
-    key("timeouts", "orphan_grace", "\"1h\"", |c, v| v.duration(0, &mut c.limits.orphan_grace_ms)),
-    key("timeouts", "drain", "\"20s\"", |c, v| v.duration(0, &mut c.limits.drain_ms)),
-    key("retention", "max_age", "\"\"", |c, v| v.duration(0, &mut c.limits.retention_age_ms)),
-    key("retention", "max_bytes", "0", |c, v| {
-        c.limits.retention_bytes = v.integer(0, u64::MAX >> 1)?;
-        Ok(())
+    key(
+        "timeouts",
+        "stall",
+        "\"30s\"",
+        "A client that takes no byte for this long is dropped; it can come back and loses nothing.",
+        |c, v| v.duration(PERIOD_MS_MIN, &mut c.limits.stall_ms),
+    ),
+    key(
+        "timeouts",
+        "agent_idle",
+        "\"10m\"",
+        "How long an agent that can take more prompts is kept warm after a run. 0 is not at all.",
+        |c, v| v.duration(0, &mut c.limits.agent_idle_ms),
+    ),
+    key(
+        "timeouts",
+        "orphan_grace",
+        "\"1h\"",
+        "How long an agent works on without a server; then its keeper stops it.",
+        |c, v| v.duration(0, &mut c.limits.orphan_grace_ms),
+    ),
+    key("timeouts", "drain", "\"20s\"", "How long a shutdown may take.", |c, v| {
+        v.duration(0, &mut c.limits.drain_ms)
     }),
+    key(
+        "retention",
+        "max_age",
+        "\"\"",
+        "Finished runs older than this leave the disk, \"30d\" say. Empty or 0 keeps all.",
+        |c, v| v.duration(0, &mut c.limits.retention_age_ms),
+    ),
+    key(
+        "retention",
+        "max_bytes",
+        "0",
+        "The oldest finished runs leave the disk until all events fit. 0 keeps all.",
+        |c, v| {
+            c.limits.retention_bytes = v.integer(0, u64::MAX >> 1)?;
+            Ok(())
+        },
+    ),
 ];
 
 /// How values hang together, beyond what each may be by itself.

@@ -5,9 +5,11 @@ mod documented;
 mod errors;
 mod keepers;
 mod keyboard;
+mod proxies;
 mod reading;
 mod reconnect;
 mod running;
+mod tls;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
