@@ -268,6 +268,10 @@ pub const REQUESTS_PER_CONNECTION_MAX: usize = 1000;
 pub const PAGE_MAX: usize = 1000;
 /// Bytes of events in one page of a REST list; one event may exceed it by itself.
 pub const PAGE_BYTES_MAX: usize = 4 << 20;
+/// How long a client of server-sent events should wait before it comes back.
+pub const SSE_RETRY_MS: i64 = 1000;
+/// What a client of server-sent events may send after its request; it is not read.
+pub const SSE_INPUT_BYTES_MAX: usize = 16 << 10;
 /// How far after a delta a compact page looks for its finished block.
 pub const FINISHED_BLOCK_SEQS_MAX: u64 = 100_000;
 /// Names that one answer about a folder may hold.

@@ -150,6 +150,12 @@ impl Registry {
         closing.is_none() && self.watch(waker, session)
     }
 
+    /// Whether the server stops: what ends then was not deleted.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.map.lock().closing.is_some()
+    }
+
     /// Takes `waker`'s slot in a session away.
     pub fn unsubscribe(&self, waker: &Waker, session: SessionId) {
         if let Some(session) = self.in_memory(session) {

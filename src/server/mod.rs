@@ -10,6 +10,7 @@ pub mod listener;
 pub mod local;
 pub mod news;
 pub mod socket;
+pub mod sse;
 pub mod stream;
 pub mod subscriber;
 pub mod view;
@@ -37,6 +38,7 @@ use crate::server::http::response::{Refused, Response};
 use crate::server::http::{Answer, Request, Site, Upgrade, converse};
 use crate::server::listener::{Listener, Rest, Serve};
 use crate::server::local::SocketFile;
+use crate::server::sse::Follow;
 use crate::server::stream::{Door, Peer, Stream};
 use crate::server::subscriber::Greeting;
 use crate::server::wait::Waiter;
@@ -239,12 +241,23 @@ struct Front {
 }
 
 impl Front {
-    /// One connection: its requests here and now, its WebSocket as the rest.
+    /// One connection: its requests here and now, its WebSocket or its stream as the rest.
     fn serve(self: &Arc<Self>, stream: Stream, peer: Peer, waiter: &Waiter) -> Option<Rest> {
-        let Upgrade { request, leftover } = converse(&stream, peer, waiter, &**self)?;
-        let by = api::sender(request.credential, &request.head.headers);
         let front = self.clone();
-        Some(Box::new(move |waiter| front.serve_websocket(stream, leftover, waiter, by)))
+        match converse(&stream, peer, waiter, &**self)? {
+            Upgrade::WebSocket { request, leftover } => {
+                let by = api::sender(request.credential, &request.head.headers);
+                Some(Box::new(move |waiter| front.serve_websocket(stream, leftover, waiter, by)))
+            }
+            Upgrade::Events { events, .. } => {
+                Some(Box::new(move |waiter| front.serve_events(stream, waiter, events)))
+            }
+        }
+    }
+
+    fn serve_events(&self, stream: Stream, waiter: &Waiter, follow: Follow) {
+        let parts = sse::Parts { registry: &self.api.registry, limits: &self.limits };
+        sse::serve(stream, waiter, follow, parts);
     }
 
     fn serve_websocket(&self, stream: Stream, leftover: Vec<u8>, waiter: &Waiter, by: By) {
@@ -295,6 +308,8 @@ impl Front {
 const LOGIN: &str = "/api/v1/login";
 
 impl Site for Front {
+    type Events = Follow;
+
     fn gate(&self) -> &Gate {
         &self.gate
     }
@@ -318,10 +333,15 @@ impl Site for Front {
         Ok(credential)
     }
 
-    fn answer(&self, request: &Request) -> Answer {
+    fn answer(&self, request: &Request) -> Answer<Follow> {
         let path = request.head.path.as_str();
         if path == "/ws" {
             return Answer::WebSocket;
+        }
+        match self.api.follow(request) {
+            Some(Ok(follow)) => return Answer::Events(sse::head(), follow),
+            Some(Err(problem)) => return Answer::Response(problem.into()),
+            None => {}
         }
         let reading = matches!(request.head.method, Method::GET | Method::HEAD);
         let response = match (self.page)(path).filter(|_| reading) {

@@ -319,7 +319,11 @@ impl<T: Ticket> Subscriber<T> {
         let Subscribed { cursor, durable, .. } = subscribed;
         let mark =
             Mark { at: durable, run: subscribed.statement.run, seq: subscribed.statement.last_seq };
-        let frame = GatewayFrame::ChatSubscribed(Box::new(self.statement(named, subscribed)));
+        let frame = GatewayFrame::ChatSubscribed(Box::new(statement(
+            named,
+            subscribed,
+            self.greeting.epoch,
+        )));
         self.reply(frame, reply);
         let mut subscription = Subscription { cursor, mark: Some(mark) };
         if let Some(frame) = subscription.pass_mark(session) {
@@ -472,30 +476,32 @@ impl<T: Ticket> Subscriber<T> {
         let target = Target { session, from, epoch };
         Step::Do(Action::Subscribe { target, reply: ReplyTo { reference, session: Some(named) } })
     }
-
-    fn statement(&self, session_id: String, subscribed: Subscribed) -> ChatSubscribed {
-        let Subscribed { statement, first_seq, recovered, rewound, gap, .. } = subscribed;
-        ChatSubscribed {
-            session_id,
-            is_processing: statement.is_processing,
-            run_id: statement.run,
-            last_seq: statement.last_seq,
-            first_seq,
-            recovered,
-            rewound: rewound.then_some(true),
-            gap: gap.map(gap_range),
-            pending_permissions: pending(statement.pending),
-            queue: [],
-            log_epoch: self.greeting.epoch,
-            error: None,
-        }
-    }
 }
 
 impl Subscription {
     fn pass_mark(&mut self, session_id: SessionId) -> Option<GatewayFrame> {
         let mark = self.mark.take_if(|mark| self.cursor >= mark.at)?;
         Some(GatewayFrame::CaughtUp { session_id, run_id: mark.run, seq: mark.seq })
+    }
+}
+
+/// What a client learns of a session that it follows from now on.
+#[must_use]
+pub fn statement(session_id: String, subscribed: Subscribed, epoch: LogEpoch) -> ChatSubscribed {
+    let Subscribed { statement, first_seq, recovered, rewound, gap, .. } = subscribed;
+    ChatSubscribed {
+        session_id,
+        is_processing: statement.is_processing,
+        run_id: statement.run,
+        last_seq: statement.last_seq,
+        first_seq,
+        recovered,
+        rewound: rewound.then_some(true),
+        gap: gap.map(gap_range),
+        pending_permissions: pending(statement.pending),
+        queue: [],
+        log_epoch: epoch,
+        error: None,
     }
 }
 

@@ -1,14 +1,16 @@
 //! The log by REST: the frames of the WebSocket, byte for byte, in pages.
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
 
 use crate::limits;
 use crate::protocol::gateway::{EventAt, GapRange};
 use crate::protocol::message::{ErrorCode, run_id};
+use crate::registry::{From, Target};
 use crate::run::id::{LogEpoch, Position, RunId, Seq, SessionId};
 use crate::server::api::{Call, Outcome, Problem, runs};
 use crate::server::http::response::Response;
+use crate::server::sse::{Follow, NO_RUN};
 use crate::store::{EventsPage, Gone, PageLimit, Place, RunSummary};
 
 pub(super) fn page(call: &Call<'_>, named: &str) -> Outcome {
@@ -38,7 +40,8 @@ pub(super) fn page(call: &Call<'_>, named: &str) -> Outcome {
         Some(to) => Some(GapRange { from: None, to: found.map_or(to, |gap| gap.to) }),
         None => found,
     };
-    Ok(encode(&page, gap, begin.rewound))
+    // The same address also has a stream.
+    Ok(encode(&page, gap, begin.rewound).with("Vary", "Accept"))
 }
 
 pub(super) fn whole(call: &Call<'_>, run: &str, seq: &str) -> Outcome {
@@ -50,6 +53,78 @@ pub(super) fn whole(call: &Call<'_>, run: &str, seq: &str) -> Outcome {
         Problem::of(ErrorCode::RunNotFound, &format!("Event {seq} of this run {why}."))
     })?;
     Ok(json_bytes(body))
+}
+
+/// Whether the log is asked for as server-sent events.
+pub(super) fn wants_stream(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let named = parts.next().is_some_and(|one| one.eq_ignore_ascii_case("text/event-stream"));
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+        named && weight.and_then(|weight| weight.parse::<f32>().ok()).is_none_or(|q| q > 0.0)
+    })
+}
+
+/// What a stream begins with. An `EventSource` comes back with the URL that it was made with and
+/// the last id that it saw, so that header wins over whatever the query says.
+pub(super) fn follow(call: &Call<'_>, named: &str) -> Result<Follow, Problem> {
+    let session = call.session(named)?.row.id;
+    for name in ["before", "compact"] {
+        if call.query.get(name).is_some() {
+            let message = format!("{name} is for pages: a stream tells every frame, forwards.");
+            return Err(Problem::field(&message));
+        }
+    }
+    let begin = |from| Follow { target: Target { session, from, epoch: None }, skips: false };
+    if let Some(last) = call.request.head.headers.get("last-event-id") {
+        let last = last.to_str().unwrap_or("?").trim();
+        if !last.is_empty() {
+            return follow_after(call, session, "Last-Event-ID", last);
+        }
+    }
+    match (call.query.get("after"), call.query.get("from")) {
+        (None, None) => newest(call, session),
+        (Some(after), None) => follow_after(call, session, "after", after),
+        (None, Some("start")) => Ok(begin(From::Start)),
+        (None, Some("tail")) => Ok(begin(From::Tail)),
+        (None, Some(_)) => Err(Problem::field("from must be start or tail.")),
+        _ => Err(Problem::field("Give one of after and from, or none of them.")),
+    }
+}
+
+fn follow_after(
+    call: &Call<'_>,
+    session: SessionId,
+    name: &str,
+    text: &str,
+) -> Result<Follow, Problem> {
+    let mark = mark(call, session, name, text)?;
+    let from = match mark.before_all {
+        true => From::Start,
+        false => From::Cursor { run: mark.run_id, last_seq: Some(mark.seq) },
+    };
+    // Of whatever other incarnation it is: it is not ours, which no log has by chance.
+    let epoch = mark.stale.then(|| LogEpoch::from_u128(0));
+    Ok(Follow { target: Target { session, from, epoch }, skips: false })
+}
+
+/// From the first item of the newest page on.
+fn newest(call: &Call<'_>, session: SessionId) -> Result<Follow, Problem> {
+    let limit =
+        PageLimit { events: call.query.limit()?, bytes: limits::PAGE_BYTES_MAX, compact: false };
+    let readers = &call.api.readers;
+    let end = readers.end_of(session)?;
+    let page = readers.events_page_before(session, past(end), end, limit)?;
+    let from = match page.items.first() {
+        None => From::Start,
+        Some(first) => {
+            let last_seq = first.at.seq.0.checked_sub(1).map(Seq);
+            From::Cursor { run: first.run, last_seq }
+        }
+    };
+    let target = Target { session, from, epoch: None };
+    Ok(Follow { target, skips: page.prev.is_some() || page.gap.is_some() })
 }
 
 /// Which page is asked for.
@@ -87,6 +162,9 @@ fn way(call: &Call<'_>, session: SessionId) -> Result<Way, Problem> {
         )),
         (Some(after), None, None) => {
             let mark = mark(call, session, "after", after)?;
+            if mark.before_all {
+                return Ok(Way::After(START));
+            }
             let Some(run) = mark.run else {
                 let unknown = Some(EventAt { run_id: mark.run_id, seq: mark.seq });
                 return Ok(Way::After(Begin { unknown, rewound: mark.stale, ..START }));
@@ -125,6 +203,8 @@ struct Mark {
     seq: Seq,
     /// It is of another incarnation of the log.
     stale: bool,
+    /// It is what a stream gives to a client while the session has no run.
+    before_all: bool,
 }
 
 fn mark(call: &Call<'_>, session: SessionId, name: &str, text: &str) -> Result<Mark, Problem> {
@@ -134,6 +214,7 @@ fn mark(call: &Call<'_>, session: SessionId, name: &str, text: &str) -> Result<M
         None => (text, None),
     };
     let (run, seq) = cursor.split_once(':').ok_or_else(bad)?;
+    let before_all = run == NO_RUN.to_string();
     let (run_id, seq) = (run_id(run), Seq(seq.parse().map_err(|_| bad())?));
     let own = call.api.registry.epoch();
     let stale = epoch.is_some_and(|epoch| epoch.parse::<LogEpoch>() != Ok(own));
@@ -142,7 +223,7 @@ fn mark(call: &Call<'_>, session: SessionId, name: &str, text: &str) -> Result<M
         let message = format!("The run of {name} is another session's; ask that one for it.");
         return Err(Problem::of(ErrorCode::RunNotFound, &message));
     }
-    Ok(Mark { run_id, run, seq, stale })
+    Ok(Mark { run_id, run, seq, stale, before_all })
 }
 
 /// Just after a position.

@@ -28,6 +28,7 @@ use crate::server::api::query::{Query, decode};
 use crate::server::auth::Credential;
 use crate::server::http::Request;
 use crate::server::http::response::Response;
+use crate::server::sse::Follow;
 use crate::server::subscriber::CLI;
 use crate::server::{error_code, view};
 use crate::store::{ReadError, Readers, SessionView};
@@ -88,12 +89,28 @@ impl Api {
         Some(outcome.unwrap_or_else(Response::from))
     }
 
+    /// What a request wants to follow, if it asks for a session's log as a stream. `None`: it
+    /// asks for something else.
+    pub fn follow(&self, request: &Request) -> Option<Result<Follow, Problem>> {
+        let path = request.head.path.strip_prefix("/api/v1/sessions/")?;
+        let named = path.strip_suffix("/events").filter(|named| !named.contains('/'))?;
+        if !is_reading(&request.head.method) || !events::wants_stream(&request.head.headers) {
+            return None;
+        }
+        let follow = decode(named).and_then(|named| events::follow(&self.call(request)?, &named));
+        Some(follow)
+    }
+
+    fn call<'a>(&'a self, request: &'a Request) -> Result<Call<'a>, Problem> {
+        let query = Query::read(&request.head.query)?;
+        let by = sender(request.credential, &request.head.headers);
+        Ok(Call { api: self, request, query, by, now: Millis::now() })
+    }
+
     fn route(&self, request: &Request, path: &str) -> Outcome {
         let segments = path.split('/').map(decode).collect::<Result<Vec<_>, _>>()?;
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-        let query = Query::read(&request.head.query)?;
-        let by = sender(request.credential, &request.head.headers);
-        let call = Call { api: self, request, query, by, now: Millis::now() };
+        let call = self.call(request)?;
         let method = match request.head.method.as_str() {
             "HEAD" => "GET",
             other => other,

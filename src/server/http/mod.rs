@@ -33,26 +33,41 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-/// What becomes of a request.
+/// What becomes of a request. `E` is what a stream of events is to tell.
 #[derive(Debug)]
-pub enum Answer {
+pub enum Answer<E> {
     /// An answer.
     Response(Response),
     /// The connection goes on as a WebSocket.
     WebSocket,
+    /// An answer whose body has no known end: its head, and what is to follow until we close.
+    Events(Response, E),
 }
 
-/// A connection that goes on as a WebSocket.
+/// A connection for which this conversation is over, and which goes on for long.
 #[derive(Debug)]
-pub struct Upgrade {
-    /// The request that asked for it.
-    pub request: Request,
-    /// What had been read beyond it.
-    pub leftover: Vec<u8>,
+pub enum Upgrade<E> {
+    /// As a WebSocket.
+    WebSocket {
+        /// The request that asked for it.
+        request: Request,
+        /// What had been read beyond it.
+        leftover: Vec<u8>,
+    },
+    /// As the body of an answer whose head is sent.
+    Events {
+        /// The request that asked for it.
+        request: Request,
+        /// What is to be told.
+        events: E,
+    },
 }
 
 /// Who answers.
 pub trait Site {
+    /// What a stream of events is to tell.
+    type Events;
+
     /// The names under which it is reached.
     fn gate(&self) -> &Gate;
 
@@ -66,12 +81,16 @@ pub trait Site {
     fn credential(&self, head: &Head, peer: Peer) -> Result<Option<Credential>, Refused>;
 
     /// Answers.
-    fn answer(&self, request: &Request) -> Answer;
+    fn answer(&self, request: &Request) -> Answer<Self::Events>;
 }
 
-/// Answers requests until the connection closes, or goes on as a WebSocket. The socket is
-/// non-blocking.
-pub fn converse(stream: &Stream, peer: Peer, waiter: &Waiter, site: &impl Site) -> Option<Upgrade> {
+/// Answers requests until the connection closes, or goes on for long. The socket is non-blocking.
+pub fn converse<S: Site>(
+    stream: &Stream,
+    peer: Peer,
+    waiter: &Waiter,
+    site: &S,
+) -> Option<Upgrade<S::Events>> {
     let socket = Socket { stream, waiter };
     let mut buffer = Vec::new();
     for count in 1.. {
@@ -91,10 +110,20 @@ pub fn converse(stream: &Stream, peer: Peer, waiter: &Waiter, site: &impl Site) 
                 Ok(accepted) => {
                     socket.send(&accepted).ok()?;
                     // A copy of what there is: the buffer was made for heads.
-                    return Some(Upgrade { request, leftover: buffer.as_slice().into() });
+                    let leftover = buffer.as_slice().into();
+                    return Some(Upgrade::WebSocket { request, leftover });
                 }
                 Err(refused) => return close(&socket, End::Refused(refused)),
             },
+            Answer::Events(response, events) => {
+                socket.send(&response.encode_open()).ok()?;
+                if with_body {
+                    return Some(Upgrade::Events { request, events });
+                }
+                // A `HEAD` request learns what a stream begins with.
+                socket.farewell();
+                return None;
+            }
         };
         let draining = waiter.order() > Order::Serve;
         let last = last || draining || response.status.as_u16() >= 400;
@@ -124,7 +153,7 @@ impl From<Refused> for End {
     }
 }
 
-fn close(socket: &Socket<'_>, end: End) -> Option<Upgrade> {
+fn close<T>(socket: &Socket<'_>, end: End) -> Option<T> {
     if let End::Refused(refused) = end {
         let bytes = Response::from(refused).encode(true, true);
         if socket.send(&bytes).is_ok() {

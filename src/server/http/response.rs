@@ -75,6 +75,23 @@ impl Response {
     /// The bytes. To a `HEAD` request the body is announced and left out.
     #[must_use]
     pub fn encode(&self, body: bool, close: bool) -> Vec<u8> {
+        // These two have no body by definition, whatever its length would be.
+        let bodiless = matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let mut bytes = self.encode_head((!bodiless).then_some(self.body.len()), close);
+        if body {
+            bytes.extend_from_slice(&self.body);
+        }
+        bytes
+    }
+
+    /// The head of an answer whose body ends with the connection (RFC 9112, 6.3): without a
+    /// length, and without chunks, which would say no more and cost each event a line.
+    #[must_use]
+    pub fn encode_open(&self) -> Vec<u8> {
+        self.encode_head(None, true)
+    }
+
+    fn encode_head(&self, length: Option<usize>, close: bool) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {}\r\n", self.status);
         let mut header = |name: &str, value: &str| {
             debug_assert!(!value.contains(['\r', '\n']), "a header is one line");
@@ -87,9 +104,8 @@ impl Response {
         if let Some(content_type) = self.content_type {
             header("Content-Type", content_type);
         }
-        // These two have no body by definition, whatever its length would be.
-        if !matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-            header("Content-Length", &self.body.len().to_string());
+        if let Some(length) = length {
+            header("Content-Length", &length.to_string());
         }
         if !self.headers.iter().any(|(name, _)| *name == "Cache-Control") {
             header("Cache-Control", "no-store");
@@ -104,11 +120,7 @@ impl Response {
             header(name, value);
         }
         head.push_str("\r\n");
-        let mut bytes = head.into_bytes();
-        if body {
-            bytes.extend_from_slice(&self.body);
-        }
-        bytes
+        head.into_bytes()
     }
 }
 
@@ -135,6 +147,15 @@ mod tests {
         let body: Value = serde_json::from_str(body).expect("JSON");
         let expected = json!({ "code": "NOT_FOUND", "message": "No \"such\" thing." });
         assert_eq!(body, json!({ "error": expected }));
+    }
+
+    #[test]
+    fn an_open_answer_ends_with_its_connection() {
+        let response = Response { content_type: Some("text/x"), ..Response::empty(StatusCode::OK) };
+        let text = String::from_utf8(response.encode_open()).expect("UTF-8");
+        assert!(text.contains("\r\nConnection: close\r\n"), "{text}");
+        assert!(!text.contains("Content-Length") && !text.contains("Transfer-Encoding"), "{text}");
+        assert!(text.ends_with("\r\n\r\n"), "{text}");
     }
 
     #[test]

@@ -13,6 +13,8 @@ use super::*;
 struct Echo(Gate);
 
 impl Site for Echo {
+    type Events = &'static str;
+
     fn gate(&self) -> &Gate {
         &self.0
     }
@@ -28,10 +30,11 @@ impl Site for Echo {
         Ok(None)
     }
 
-    fn answer(&self, request: &Request) -> Answer {
+    fn answer(&self, request: &Request) -> Answer<Self::Events> {
         let path = &request.head.path;
         match path.as_str() {
             "/ws" => Answer::WebSocket,
+            "/stream" => Answer::Events(Response::empty(StatusCode::OK), "told"),
             "/missing" => Answer::Response(Response::error(StatusCode::NOT_FOUND, "NOT_FOUND", "")),
             _ => {
                 let body = String::from_utf8_lossy(&request.body);
@@ -56,8 +59,12 @@ fn serve() -> (TcpStream, thread::JoinHandle<Option<Vec<u8>>>) {
         server.set_nonblocking(true).expect("a socket");
         let waiter = Waiter::new().expect("a descriptor");
         let gate = Gate::new("127.0.0.1".parse().expect("an address"), &[], "http://x/base");
-        converse(&Stream::Tcp(server), Peer::Local, &waiter, &Echo(gate.expect("a gate")))
-            .map(|upgrade| upgrade.leftover)
+        let echo = Echo(gate.expect("a gate"));
+        let upgrade = converse(&Stream::Tcp(server), Peer::Local, &waiter, &echo);
+        upgrade.map(|upgrade| match upgrade {
+            Upgrade::WebSocket { leftover, .. } => leftover,
+            Upgrade::Events { events, .. } => events.into(),
+        })
     });
     (client, handle)
 }
@@ -150,6 +157,27 @@ fn what_follows_an_upgrade_is_kept_for_the_websocket() {
     client.read_to_string(&mut text).expect("an answer");
     assert!(text.starts_with("HTTP/1.1 101 "), "{text}");
     assert!(text.to_lowercase().contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="));
+}
+
+#[test]
+fn a_stream_takes_the_connection_and_what_follows_is_not_answered() {
+    let (mut client, server) = serve();
+    let head = "GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    client.write_all([head, head].concat().as_bytes()).expect("sent");
+    assert_eq!(server.join().expect("no panic"), Some(b"told".to_vec()));
+    let mut text = String::new();
+    client.read_to_string(&mut text).expect("a head, and no body by anybody else");
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("\r\n\r\n"), "{text}");
+    assert_eq!(text.matches("HTTP/1.1 ").count(), 1, "{text}");
+    assert!(!text.contains("Content-Length"), "{text}");
+
+    let (mut client, server) = serve();
+    client.write_all(head.replace("GET", "HEAD").as_bytes()).expect("sent");
+    let mut text = String::new();
+    client.read_to_string(&mut text).expect("the head alone");
+    assert!(text.contains("\r\nConnection: close\r\n"), "{text}");
+    drop(client);
+    assert_eq!(server.join().expect("no panic"), None);
 }
 
 #[test]
