@@ -16,6 +16,8 @@ pub mod keeper {
     pub mod numbers;
 }
 pub mod limits;
+#[cfg(not(any(loom, shuttle)))]
+pub mod metrics;
 #[doc(hidden)]
 pub mod oracle;
 pub mod protocol;

@@ -105,6 +105,9 @@ pub const ID_BYTES_MAX: usize = 512;
 /// A client's `clientMessageId`.
 pub const CLIENT_MESSAGE_ID_BYTES_MAX: usize = 256;
 
+/// Permission requests whose wait is timed at once, for the metrics; of more the wait is not told.
+pub const PERMISSIONS_TIMED_MAX: usize = 16_384;
+
 /// Rows that one SQLite read may take.
 pub const READ_ROWS_MAX: usize = 512;
 /// SQLite connections for reading.

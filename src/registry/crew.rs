@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use serde_json::{Map, Value};
 
 use crate::keeper::{DataTag, Home};
+use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::registry::worker::{self, Job, Next, Recovered, Seat};
 use crate::registry::{self, Crew, Refusal, RefusalCode, Registry, Session, Started, end};
@@ -33,6 +34,7 @@ struct Inner {
     data: DataTag,
     /// The program that serves as keeper: this one.
     keeper: PathBuf,
+    metrics: Arc<Metrics>,
     seats: Arc<Seats>,
 }
 
@@ -43,6 +45,8 @@ pub(super) struct Seats(Mutex<BTreeMap<SessionId, Taken>>);
 #[derive(Debug)]
 struct Taken {
     inbox: Sender<Next>,
+    /// Whose agent it is.
+    provider: Arc<Provider>,
     /// Since when its agent is idle, if it is.
     idle_since: Option<Instant>,
 }
@@ -56,10 +60,11 @@ impl Workers {
         dir: PathBuf,
         data: DataTag,
         keeper: PathBuf,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let providers =
             providers.into_iter().map(|(name, provider)| (name, Arc::new(provider))).collect();
-        Self(Arc::new(Inner { providers, dir, data, keeper, seats: Arc::default() }))
+        Self(Arc::new(Inner { providers, dir, data, keeper, metrics, seats: Arc::default() }))
     }
 
     /// Takes an agent of before the restart over. Its session is in memory; `head` is the whole
@@ -108,6 +113,16 @@ impl Workers {
         self.0.seats.0.lock().len()
     }
 
+    /// The same by the name of their provider.
+    #[must_use]
+    pub fn by_provider(&self) -> BTreeMap<String, i64> {
+        let mut counts = BTreeMap::new();
+        for taken in self.0.seats.0.lock().values() {
+            *counts.entry(taken.provider.name.clone()).or_default() += 1;
+        }
+        counts
+    }
+
     /// Hands a job to the session's thread, which is started if there is none.
     fn give(
         &self,
@@ -132,7 +147,7 @@ impl Workers {
             },
         };
         let (sender, inbox) = bounded(INBOX_MAX);
-        seats.insert(id, Taken { inbox: sender, idle_since: None });
+        seats.insert(id, Taken { inbox: sender, provider: provider.clone(), idle_since: None });
         drop(seats);
         let name = id.to_string();
         let seat = Seat {
@@ -141,6 +156,7 @@ impl Workers {
             data: inner.data.clone(),
             dir: inner.dir.clone(),
             keeper: inner.keeper.clone(),
+            metrics: inner.metrics.clone(),
             session: id,
             name: name[name.len() - 8..].to_owned(),
             seats: inner.seats.clone(),

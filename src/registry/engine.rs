@@ -13,7 +13,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::keeper::{self, DataTag, Home};
 use crate::limits::{self, Limits};
+use crate::metrics::Metrics;
 use crate::provider::Provider;
+use crate::registry::counting::{Counting, OUTCOMES};
 use crate::registry::{Mode, Persist, Reading, Registry, Round, Workers, Writing};
 use crate::run::event::{By, ByKind};
 use crate::run::id::{AgentId, Millis, Seq};
@@ -27,6 +29,7 @@ pub struct Engine {
     registry: Arc<Registry>,
     readers: Arc<Readers>,
     workers: Workers,
+    metrics: Arc<Metrics>,
     dir: PathBuf,
     stopping: Arc<AtomicBool>,
     bell: Sender<()>,
@@ -75,12 +78,18 @@ impl Engine {
         let shelf = Arc::new(Reading(readers.clone()));
         let registry =
             Arc::new(Registry::new(limits.clone(), readers.epoch(), shelf, waker.clone()));
-        let workers = Workers::new(providers, dir.to_owned(), data, keeper::program()?);
+        let metrics = Arc::new(counters(providers.keys().cloned()));
+        let program = keeper::program()?;
+        let workers = Workers::new(providers, dir.to_owned(), data, program, metrics.clone());
         registry.set_crew(Box::new(workers.clone()));
         let stopping = Arc::new(AtomicBool::new(false));
         let (report, fatal) = bounded(1);
+        let pending = readers
+            .pending_permissions()
+            .map_err(|error| EngineError::Recover(error.to_string()))?;
+        let disk = Counting::new(Writing(writer), registry.clone(), metrics.clone(), pending);
         let keeping = Keeping {
-            persist: Persist::new(registry.clone(), Writing(writer), waker),
+            persist: Persist::new(registry.clone(), disk, waker),
             keep: Keep { age_ms: limits.retention_age_ms, bytes_max: limits.retention_bytes },
             rings,
             stopping: stopping.clone(),
@@ -91,7 +100,8 @@ impl Engine {
             .spawn(move || keep_store(keeping, &report))?;
         let dir = dir.to_owned();
         let store = Some(store);
-        let engine = Self { registry, readers, workers, dir, stopping, bell, store, fatal };
+        let engine =
+            Self { registry, readers, workers, metrics, dir, stopping, bell, store, fatal };
         engine.recover(homes)?;
         Ok(engine)
     }
@@ -106,6 +116,18 @@ impl Engine {
     #[must_use]
     pub const fn readers(&self) -> &Arc<Readers> {
         &self.readers
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The workers.
+    #[must_use]
+    pub const fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     /// Says so once if the store thread had to stop.
@@ -208,6 +230,11 @@ impl Engine {
     }
 }
 
+/// The counters of this program, with these providers.
+fn counters(providers: impl IntoIterator<Item = String>) -> Metrics {
+    Metrics::new(providers, OUTCOMES, env!("CARGO_PKG_VERSION"), option_env!("REATTACH_REVISION"))
+}
+
 /// Ends an agent that nobody knows, and removes its home.
 fn forget(home: &Home) {
     let path = home.path().display();
@@ -245,7 +272,7 @@ fn sweep_leftovers(data: &DataTag, homes: &[Home]) -> Result<(), EngineError> {
 }
 
 struct Keeping {
-    persist: Persist<Writing>,
+    persist: Persist<Counting>,
     keep: Keep,
     rings: Receiver<()>,
     stopping: Arc<AtomicBool>,
@@ -270,7 +297,7 @@ fn keep_store(mut keeping: Keeping, report: &Sender<String>) -> Result<(), Fatal
             }
             Round::Failing(code) => {
                 tracing::error!(code, "the store cannot write; it tries again");
-                if code == "FULL" && keeping.persist.disk().0.drop_ballast() {
+                if code == "FULL" && keeping.persist.disk().disk.0.drop_ballast() {
                     tracing::error!("the ballast was given up to write what is on its way");
                     continue;
                 }
@@ -295,10 +322,11 @@ impl Keeping {
         if Instant::now() < self.retain_at {
             return;
         }
-        let writer: &mut Writer = &mut self.persist.disk().0;
+        let writer: &mut Writer = &mut self.persist.disk().disk.0;
         let budget = limits::RETENTION_SLICE_MS;
         let more = match writer.retain(Millis::now(), self.keep, budget, &mut Millis::now) {
             Ok(retained) => {
+                self.persist.disk().measure();
                 if !retained.pruned.is_empty() {
                     tracing::info!(runs = retained.pruned.len(), "retention took finished runs");
                 }
@@ -314,7 +342,7 @@ impl Keeping {
     }
 
     fn close(self) -> Result<(), Fatal> {
-        self.persist.into_disk().0.close().map_err(|error| Fatal(error.to_string()))
+        self.persist.into_disk().disk.0.close().map_err(|error| Fatal(error.to_string()))
     }
 }
 

@@ -8,6 +8,8 @@ mod broadcast;
 mod budget;
 mod compose;
 #[cfg(not(any(loom, shuttle)))]
+mod counting;
+#[cfg(not(any(loom, shuttle)))]
 mod crew;
 mod desk;
 #[cfg(not(any(loom, shuttle)))]
@@ -42,6 +44,8 @@ use refusal::shutting_down;
 pub use broadcast::{Announced, AnnouncementCursor, Broadcasts, Mode, StoreState};
 pub use budget::Budget;
 pub use compose::{Composer, cancelled, end, synthetic_result};
+#[cfg(not(any(loom, shuttle)))]
+pub use counting::OUTCOMES;
 #[cfg(not(any(loom, shuttle)))]
 pub use crew::Workers;
 #[cfg(not(any(loom, shuttle)))]

@@ -3,6 +3,8 @@
 //! Owned by a single thread. Must not know when to retry, whom to wake, or what to do about a
 //! session whose rows are refused.
 
+use std::time::{Duration, Instant};
+
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::apply::{Known, Refusal, Sum, apply};
@@ -21,6 +23,7 @@ pub struct Writer {
     pub(super) files: DataDir,
     pub(super) ballast: bool,
     page_limit: Option<u32>,
+    took: (Duration, Duration),
 }
 
 /// What a commit wrote.
@@ -42,7 +45,8 @@ impl Writer {
             |row| row.get(0),
         )?;
         let ballast = files.make_ballast();
-        Ok(Self { conn, known: Known::default(), bytes, files, ballast, page_limit })
+        let took = Default::default();
+        Ok(Self { conn, known: Known::default(), bytes, files, ballast, page_limit, took })
     }
 
     /// Commits all of `batches` in one transaction, or nothing of them. When this returns `Ok`,
@@ -64,13 +68,16 @@ impl Writer {
 
     fn try_commit(&mut self, batches: &[Batch]) -> Result<Sum, CommitError> {
         let mut sum = Sum::default();
+        let begun = Instant::now();
         let tx = Transaction::new(&mut self.conn, TransactionBehavior::Immediate)
             .map_err(|error| whole(&error))?;
         for batch in batches {
             apply(&tx, &mut self.known, batch, &mut sum)
                 .map_err(|refusal| of_session(batch, &refusal))?;
         }
+        let written = Instant::now();
         tx.commit().map_err(|error| whole(&error))?;
+        self.took = (written - begun, written.elapsed());
         Ok(sum)
     }
 
@@ -78,6 +85,12 @@ impl Writer {
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         u64::try_from(self.bytes).unwrap_or(0)
+    }
+
+    /// How long the last commit took to write, and then to be flushed.
+    #[must_use]
+    pub const fn last_commit_took(&self) -> (Duration, Duration) {
+        self.took
     }
 
     /// Deletes the ballast, so that a full disk has room for the last `complete`s. True if

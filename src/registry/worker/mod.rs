@@ -26,7 +26,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
 use crate::keeper::{Home, Reply, SpawnFailure, WriteError};
 use crate::limits;
-use crate::provider::{Launch, Record, RecordBody, Write};
+use crate::metrics::labels;
+use crate::provider::{Exit, Launch, Record, RecordBody, Write};
 use crate::registry::session::Session;
 use crate::registry::{self, AgentPermit, Composer, end};
 use crate::run::event::{AnswerState, Complete, Event, Reason, Status, StatusKind};
@@ -109,6 +110,8 @@ struct Worker<'a> {
     said_all: bool,
     /// The agent's exit was among them.
     exit_seen: bool,
+    /// How the agent's process ended, once that is known.
+    exit: Option<labels::Exit>,
     /// Where the journal ended when this worker came.
     backlog_end: u64,
     next_n: u64,
@@ -182,6 +185,7 @@ impl<'a> Worker<'a> {
             records: VecDeque::new(),
             said_all: false,
             exit_seen: false,
+            exit: None,
             backlog_end: 0,
             retry_at: None,
             next_n: 1,
@@ -246,6 +250,8 @@ impl<'a> Worker<'a> {
                 "the agent went on after the end of its run; what it said is not logged"
             );
         }
+        // Who says nothing of it is gone with its keeper.
+        self.seat.agent_ended(self.exit.unwrap_or(labels::Exit::Lost));
         self.refresh_session();
         self.agent.join();
         // Another agent takes the place now.
@@ -334,8 +340,10 @@ impl<'a> Worker<'a> {
 
     /// Records that came.
     fn take(&mut self, batch: Vec<(Record, u64)>) {
-        let is_exit = |(record, _): &(Record, u64)| matches!(record.body, RecordBody::Exit(_));
-        self.exit_seen |= batch.last().is_some_and(is_exit);
+        if let Some((Record { body: RecordBody::Exit(exit), .. }, _)) = batch.last() {
+            self.exit_seen = true;
+            self.exit = Some(word_of(*exit));
+        }
         self.records.extend(batch);
     }
 
@@ -370,6 +378,7 @@ impl<'a> Worker<'a> {
                 true
             }
             Reply::SpawnFailed(failed) => {
+                self.exit = Some(labels::Exit::SpawnFailed);
                 let exit_code = match failed.kind {
                     SpawnFailure::NotFound => Some(127),
                     SpawnFailure::NotExecutable => Some(126),
@@ -400,6 +409,7 @@ impl<'a> Worker<'a> {
             }
             Reply::Exited(exit) => {
                 tracing::debug!(run = %self.run, ?exit, "the agent's process has ended");
+                self.exit = Some(word_of(exit));
                 true
             }
             Reply::Swept { killed, left } => {
@@ -442,6 +452,15 @@ const FOREVER: Duration = Duration::from_secs(3600);
 /// because the wall's clock was put back.
 fn after(ms: i64) -> Instant {
     Instant::now() + Duration::from_millis(ms.unsigned_abs())
+}
+
+/// As the metrics say it.
+const fn word_of(exit: Exit) -> labels::Exit {
+    match exit {
+        Exit::Code(0) => labels::Exit::Exited,
+        Exit::Code(_) => labels::Exit::Failed,
+        Exit::Signal(_) => labels::Exit::Signal,
+    }
 }
 
 struct Ring(Sender<()>);

@@ -15,6 +15,8 @@ use crossbeam_channel::Receiver;
 
 use super::{FOREVER, Recovered, Worker, bell, recover, sweep};
 use crate::keeper::{DataTag, Home};
+use crate::metrics::Metrics;
+use crate::metrics::labels::Exit;
 use crate::provider::Provider;
 use crate::registry::crew::Seats;
 use crate::registry::session::Session;
@@ -36,6 +38,7 @@ pub(in crate::registry) struct Seat {
     pub(in crate::registry) dir: PathBuf,
     /// The program that serves as keeper: this one.
     pub(in crate::registry) keeper: PathBuf,
+    pub(in crate::registry) metrics: Arc<Metrics>,
     pub(in crate::registry) session: SessionId,
     /// Ends the threads' names.
     pub(in crate::registry) name: String,
@@ -123,6 +126,7 @@ impl Seat {
     fn mop_up(&self) {
         let Some((session, run, agent)) = self.serving.take() else { return };
         sweep(agent);
+        self.agent_ended(Exit::Lost);
         let error = Some("The gateway had an internal error in this run; see its log.".into());
         session.complete(run, &end(Reason::InternalError, None, error), Millis::now());
         self.clear_up(&session, run, &Home::of(&self.dir, agent));
@@ -160,6 +164,11 @@ impl Seat {
         let ordinal = ordinal.or_else(|| session.ordinal_of(run)).unwrap_or_default();
         let bytes_max = self.registry.limits().event_bytes_max;
         Composer::new(session.id(), run, ordinal, &self.provider.name, bytes_max)
+    }
+
+    /// An agent's process has ended, or was not to be had.
+    pub(super) fn agent_ended(&self, exit: Exit) {
+        self.metrics.agent_ended(&self.provider.name, exit);
     }
 
     pub(super) fn idle(&self) {

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::keeper::{Home, LaunchSpec};
 use crate::limits;
+use crate::metrics::labels;
 use crate::provider::{Adapter, Command, Launch, Origin, Prompt};
 use crate::registry::session::Session;
 use crate::registry::{self, Completed, Job, Started, end};
@@ -54,6 +55,7 @@ impl<'a> Worker<'a> {
             Ok(agent) => agent,
             Err(error) => {
                 sweep(started.agent);
+                seat.agent_ended(labels::Exit::SpawnFailed);
                 let end = end(Reason::SpawnFailed, None, Some(error));
                 session.complete(run, &end, Millis::now());
                 forget_home(&home);
