@@ -118,6 +118,8 @@ pub const BATCH_FRAMES_MAX: usize = 4096;
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
 /// What retention may take of the store's time between two batches.
 pub const RETENTION_SLICE_MS: i64 = 10;
+/// With less free on the data directory's disk, `/readyz` warns.
+pub const DISK_FREE_BYTES_MIN: u64 = 256 << 20;
 /// A file that is deleted when the disk is full, so that the last `complete`s can be written.
 pub const BALLAST_BYTES: u64 = 4 << 20;
 /// Between two tries of a commit that failed for want of room or a lock.

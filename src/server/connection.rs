@@ -14,6 +14,7 @@ use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tungstenite::{Error, Message, Utf8Bytes, WebSocket};
 
 use crate::limits::{self, Limits};
+use crate::metrics::Metrics;
 use crate::protocol::gateway::{Ack, GatewayFrame};
 use crate::protocol::message::decode;
 use crate::registry::{self, AnnouncementCursor, Pending, Refusal, Registry};
@@ -28,6 +29,7 @@ use crate::server::stream::Stream;
 use crate::server::subscriber::{
     AcceptedRun, Action, Greeting, ReplyTo, Subscriber, Ticket, gap_range,
 };
+use crate::server::tally::{Tally, time_of};
 use crate::server::wait::{Interest, Order, Ready, Waiter};
 use crate::store::Readers;
 use crate::sync::Arc;
@@ -45,6 +47,8 @@ pub struct Parts<'a> {
     pub registry: &'a Arc<Registry>,
     /// For the news of sessions.
     pub readers: &'a Readers,
+    /// What is counted.
+    pub metrics: &'a Arc<Metrics>,
     /// The bounds in force.
     pub limits: &'a Limits,
     /// What it is told on open.
@@ -63,6 +67,7 @@ pub fn serve(stream: Stream, leftover: Vec<u8>, waiter: &Waiter, parts: Parts<'_
             break end;
         }
     };
+    connection.tally.ended(end.code());
     connection.farewell(&end);
 }
 
@@ -77,6 +82,15 @@ enum End {
     ByUs(CloseCode, &'static str),
 }
 
+impl End {
+    const fn code(&self) -> Option<CloseCode> {
+        match self {
+            Self::Gone | Self::ByClient => None,
+            Self::ByUs(code, _) => Some(*code),
+        }
+    }
+}
+
 struct Connection<'a> {
     socket: Box<WebSocket<Counted>>,
     waiter: &'a Waiter,
@@ -84,6 +98,7 @@ struct Connection<'a> {
     parts: Parts<'a>,
     subscriber: Subscriber<Pending>,
     news: News,
+    tally: Tally,
     /// The last flush left bytes behind.
     backlog: bool,
     /// When a byte last left, or nothing was waiting.
@@ -118,6 +133,7 @@ impl<'a> Connection<'a> {
             socket,
             waiter,
             subscriber: Subscriber::new(parts.greeting.clone(), parts.by.clone()),
+            tally: Tally::new(parts.metrics.client(Tally::transport(&parts.by))),
             news: News::new(parts.registry.broadcasts().join(&waker)),
             waker,
             backlog: false,
@@ -217,6 +233,7 @@ impl<'a> Connection<'a> {
 
     fn message(&mut self, bytes: &[u8]) {
         self.subscriber.message(decode(bytes), Millis::now());
+        self.tally.is(self.subscriber.by());
         self.act();
     }
 
@@ -269,11 +286,15 @@ impl<'a> Connection<'a> {
             }
             Action::Subscribe { target, reply } => {
                 let outcome = registry.subscribe(&self.waker, &target);
+                if let Ok(subscribed) = &outcome {
+                    self.tally.subscribed(&target, subscribed);
+                }
                 self.subscriber.subscribed(reply, target.session, outcome);
             }
             Action::Unsubscribe { session, reply } => {
                 registry.unsubscribe(&self.waker, session);
                 self.subscriber.unsubscribed(session);
+                self.tally.left(session);
                 self.acknowledge(reply, Ack::of("chat.unsubscribe"), Pending::done());
             }
         }
@@ -344,15 +365,19 @@ impl<'a> Connection<'a> {
                         // An unsubscribe or another subscribe was among what waited.
                         continue;
                     }
+                    let live = self.tally.is_live(session);
+                    let last = frames.last().filter(|_| live).and_then(|(_, text)| time_of(text));
                     for (at, text) in frames {
                         if self.backlog {
                             break;
                         }
+                        self.tally.sent(session, at);
                         budget = budget.saturating_sub(text.len());
                         sent = true;
                         self.put(text)?;
                         self.pass(session, at)?;
                     }
+                    self.tally.sent_live(last.filter(|_| !self.backlog));
                 }
                 registry::Read::Gap { gap, cursor } => {
                     let gap = GatewayFrame::Gap { session_id: session, gap: gap_range(gap) };
@@ -372,6 +397,7 @@ impl<'a> Connection<'a> {
             }
         }
         if sent && self.subscriber.is_caught_up() {
+            self.tally.caught_up();
             self.deaf_until = Some(after(limits::WAKE_GAP_MS));
         }
         Ok(())
@@ -379,7 +405,10 @@ impl<'a> Connection<'a> {
 
     fn pass(&mut self, session: SessionId, at: Position) -> Result<(), End> {
         match self.subscriber.passed(session, at) {
-            Some(caught_up) => self.put(caught_up.encode(None, Millis::now())),
+            Some(caught_up) => {
+                self.tally.replayed(session);
+                self.put(caught_up.encode(None, Millis::now()))
+            }
             None => Ok(()),
         }
     }
@@ -405,6 +434,9 @@ impl<'a> Connection<'a> {
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => true,
             Err(error) => return Err(end_of(&error)),
         };
+        if !self.backlog {
+            self.tally.flushed();
+        }
         if sent != self.sent || !self.backlog {
             self.sent = sent;
             self.progress = Instant::now();

@@ -13,6 +13,7 @@ pub mod socket;
 pub mod sse;
 pub mod stream;
 pub mod subscriber;
+mod tally;
 pub mod view;
 pub mod wait;
 
@@ -25,10 +26,11 @@ use crossbeam_channel::{Receiver, bounded};
 use serde_json::{Value, json};
 
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::protocol::gateway::FrameLimits;
 use crate::protocol::message::ErrorCode;
 use crate::provider::Provider;
-use crate::registry::{Engine, RefusalCode, Registry};
+use crate::registry::{Engine, OUTCOMES, RefusalCode, Registry, Workers};
 use crate::run::event::By;
 use crate::server::api::Api;
 use crate::server::auth::{Auth, Credential, Login};
@@ -129,7 +131,8 @@ impl Server {
     /// # Errors
     /// See `StartError`.
     pub fn start(config: ServerConfig, engine: &Engine) -> Result<Self, StartError> {
-        Self::over(config, engine.registry().clone(), engine.readers().clone())
+        let parts = (engine.registry().clone(), engine.readers().clone());
+        Self::with(config, parts, engine.metrics().clone(), Some(engine.workers().clone()))
     }
 
     /// The same over the parts of an engine.
@@ -141,6 +144,16 @@ impl Server {
         registry: Arc<Registry>,
         readers: Arc<Readers>,
     ) -> Result<Self, StartError> {
+        let metrics = Metrics::new(config.providers.iter().cloned(), OUTCOMES, VERSION, None);
+        Self::with(config, (registry, readers), Arc::new(metrics), None)
+    }
+
+    fn with(
+        config: ServerConfig,
+        (registry, readers): (Arc<Registry>, Arc<Readers>),
+        metrics: Arc<Metrics>,
+        workers: Option<Workers>,
+    ) -> Result<Self, StartError> {
         let gate = Gate::new(config.bind.ip(), &config.allowed_hosts, &config.public_url)?;
         let bind = config.bind;
         let refused = |source| StartError::Bind { bind, source };
@@ -148,7 +161,8 @@ impl Server {
         let address = socket.local_addr().map_err(refused)?;
         // Made in any case: a client need not know whether it will be asked for.
         let token = auth::load_token(&config.data_dir);
-        let token = token.map_err(|source| StartError::Token { dir: config.data_dir, source })?;
+        let token =
+            token.map_err(|source| StartError::Token { dir: config.data_dir.clone(), source })?;
         let path = format!("{}/", gate.base_path());
         let auth = match config.no_auth {
             true => Auth::open(),
@@ -167,6 +181,9 @@ impl Server {
                 providers: config.providers,
                 agents: config.agents,
                 version: VERSION.to_owned(),
+                metrics,
+                workers,
+                data_dir: config.data_dir,
             },
         };
         let (report, fatal) = bounded(1);
@@ -264,6 +281,7 @@ impl Front {
         let parts = connection::Parts {
             registry: &self.api.registry,
             readers: &self.api.readers,
+            metrics: &self.api.metrics,
             limits: &self.limits,
             greeting: Greeting {
                 server: format!("reattach/{}", self.api.version),

@@ -15,6 +15,7 @@ use crate::run::id::LogEpoch;
 mod agents;
 mod apply;
 mod check;
+mod counts;
 mod error;
 mod files;
 mod frames;
@@ -28,6 +29,7 @@ mod server_change;
 mod writer;
 
 pub use check::{Finding, check};
+pub use counts::Counts;
 pub use error::{CommitError, OpenError, ReadError};
 pub use files::{BALLAST, DATABASE, LOCK};
 pub use frames::{Gone, Place, Read, Stored};

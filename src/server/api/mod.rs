@@ -2,6 +2,7 @@
 //! commit. Must not know sockets or tungstenite.
 
 mod events;
+mod health;
 mod permissions;
 mod places;
 pub mod query;
@@ -16,10 +17,11 @@ use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::limits;
+use crate::metrics::Metrics;
 use crate::protocol::fields::{BadField, Fields};
-use crate::protocol::message::{ErrorCode, VERSION, session_id};
+use crate::protocol::message::{ErrorCode, session_id};
 use crate::provider::Provider;
-use crate::registry::{Pending, Refusal, Registry, StoreState};
+use crate::registry::{Pending, Refusal, Registry, Workers};
 use crate::run::event::{By, ByKind};
 use crate::run::id::{Millis, NativeId, SessionId};
 use crate::run::log::Settled;
@@ -49,6 +51,12 @@ pub struct Api {
     pub agents: Vec<Provider>,
     /// This program's version.
     pub version: String,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Who has agents at work; `None` where nobody can have.
+    pub workers: Option<Workers>,
+    /// Where everything lies.
+    pub data_dir: PathBuf,
 }
 
 /// Why a request is not fulfilled.
@@ -77,10 +85,13 @@ impl Api {
         let path = request.head.path.as_str();
         let method = &request.head.method;
         let outcome = match path {
-            "/healthz" | "/readyz" | "/version" if !is_reading(method) => Err(not_allowed()),
-            "/healthz" => Ok(Response::json(StatusCode::OK, &json!({ "ok": true }))),
-            "/readyz" => Ok(self.ready()),
+            "/healthz" | "/readyz" | "/version" | "/metrics" if !is_reading(method) => {
+                Err(not_allowed())
+            }
+            "/healthz" => Ok(Self::health()),
+            "/readyz" => Ok(self.ready(request.credential.is_some())),
             "/version" => Ok(self.version()),
+            "/metrics" => Ok(self.metrics()),
             _ => {
                 let rest = path.strip_prefix("/api/v1/")?;
                 self.route(request, rest)
@@ -145,25 +156,6 @@ impl Api {
             ) => Err(not_allowed()),
             _ => Err(not_found()),
         }
-    }
-
-    fn ready(&self) -> Response {
-        match self.registry.store_state() {
-            StoreState::Good => Response::json(StatusCode::OK, &json!({ "ok": true })),
-            StoreState::Bad(code) => {
-                let message = format!("The store cannot write now ({code}).");
-                let code = ErrorCode::StoreUnavailable;
-                Response::from(Problem::of(code, &message))
-            }
-        }
-    }
-
-    fn version(&self) -> Response {
-        let body = json!({
-            "name": "reattach", "version": self.version, "protocol": VERSION,
-            "logEpoch": self.registry.epoch(),
-        });
-        Response::json(StatusCode::OK, &body)
     }
 }
 
