@@ -11,6 +11,10 @@ use std::time::Duration;
 pub struct Limits {
     /// Connections served at once; one more gets a 503.
     pub connections_max: usize,
+    /// Those of them that are at a request or between two: slow ones take no more than this.
+    pub connections_http_max: usize,
+    /// Those of them from one machine that is not this one.
+    pub connections_per_peer_max: usize,
     /// Agent processes alive at once; one more send gets `BUSY`.
     pub agents_max: usize,
     /// Frames in memory per session.
@@ -49,6 +53,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 4000,
+            connections_http_max: 512,
+            connections_per_peer_max: 256,
             agents_max: 16,
             ring_events_max: 16_384,
             ring_bytes_max: 16 << 20,
@@ -248,6 +254,10 @@ pub const MESSAGES_BURST_MAX: u32 = 2000;
 pub const MESSAGES_PER_SECOND: u32 = 500;
 /// After an error answer or a close: how long the client may take to read it and hang up.
 pub const FAREWELL_MS: i64 = 1000;
+/// Connections over the local socket that are let in beyond `connections_max`.
+pub const LOCAL_CONNECTIONS_EXTRA: usize = 32;
+/// Connections that got a 503 and are kept for `FAREWELL_MS`, so that their clients can read it.
+pub const REFUSED_CONNECTIONS_MAX: usize = 64;
 /// After an accept that failed for want of descriptors.
 pub const ACCEPT_RETRY_MS: i64 = 100;
 

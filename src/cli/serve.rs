@@ -197,6 +197,11 @@ fn announce(
 }
 
 fn server_config(config: &Config, data_dir: &Path) -> ServerConfig {
+    let mut limits = config.limits.clone();
+    if config.server.behind_proxy {
+        // Everybody comes from the proxy's address.
+        limits.connections_per_peer_max = usize::MAX;
+    }
     let socket = local::path(data_dir, std::env::var_os("XDG_RUNTIME_DIR"));
     if socket.is_none() {
         let dir = data_dir.display();
@@ -210,7 +215,7 @@ fn server_config(config: &Config, data_dir: &Path) -> ServerConfig {
         no_auth: config.server.no_auth,
         data_dir: data_dir.to_owned(),
         socket,
-        limits: config.limits.clone(),
+        limits,
         providers: config.providers.keys().cloned().collect(),
         agents: config.providers.values().cloned().collect(),
         page: |path| {

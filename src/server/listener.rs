@@ -3,8 +3,8 @@
 //! Bounded: a process dies near 16,000 threads, so one connection too many gets a 503. Must not
 //! know what a connection does.
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread::{self, JoinHandle};
@@ -12,23 +12,23 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use http::StatusCode;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::limits;
-use crate::run::wake::Bell;
+use crate::server::crowd::{Caps, Crowd, Full, Place};
 use crate::server::http::response::Response;
 use crate::server::local::SocketFile;
+use crate::server::socket::after;
 use crate::server::stream::Door;
 pub use crate::server::stream::{Peer, Stream};
 use crate::server::wait::{Doorbell, Order, Waiter};
-use crate::sync::{Arc, Condvar, Mutex};
+use crate::sync::Arc;
 
 /// What is done with a connection, on its own thread; and what is left to do of it, for long, on
 /// a fresh one. What a thread once needed of stack and heap it keeps to its end, so a connection
 /// that may idle for days should not be the thread that parsed its handshake.
 pub type Serve = dyn Fn(Stream, Peer, &Waiter) -> Option<Rest> + Send + Sync;
 
-/// The long rest of a connection.
+/// The long rest of a connection: it counts no more among those that speak HTTP.
 pub type Rest = Box<dyn FnOnce(&Waiter) + Send>;
 
 /// The thread that accepts, and the threads that serve.
@@ -39,56 +39,29 @@ pub struct Listener {
     crowd: Arc<Crowd>,
 }
 
-/// The connections that are served.
-#[derive(Debug)]
-struct Crowd {
-    max: usize,
-    state: Mutex<State>,
-    /// Somebody left.
-    left: Condvar,
-    /// The listener's, which joins those who left.
-    bell: Doorbell,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    /// Of connections and threads, so that each has a number of its own.
-    count: u64,
-    live: BTreeMap<u64, Doorbell>,
-    threads: BTreeMap<u64, JoinHandle<()>>,
-    /// Threads that are at their ends.
-    gone: Vec<u64>,
-    order: Option<Order>,
-}
-
 impl Listener {
-    /// Accepts on `doors` from now on, `max` connections at once. `file` goes when accepting ends.
-    /// `fatal` hears of it if the accepting thread panics, which the program does not survive.
+    /// Accepts on `doors` from now on, as many connections as `caps` says. `file` goes when
+    /// accepting ends. `fatal` hears of it if the accepting thread panics, which the program does
+    /// not survive.
     ///
     /// # Errors
     /// If no descriptor or thread is to be had.
     pub fn start(
         doors: Vec<Door>,
         file: Option<SocketFile>,
-        max: usize,
+        caps: Caps,
         serve: Arc<Serve>,
         fatal: Sender<String>,
     ) -> io::Result<Self> {
         doors.iter().try_for_each(Door::set_nonblocking)?;
-        raise_descriptors();
         let waiter = Waiter::new()?;
         let bell = waiter.bell();
-        let crowd = Arc::new(Crowd {
-            max,
-            state: Mutex::new(State::default()),
-            left: Condvar::new(),
-            bell: waiter.bell(),
-        });
+        let crowd = Arc::new(Crowd::new(caps, waiter.bell()));
         let own = crowd.clone();
         let thread = thread::Builder::new().name("listener".into()).spawn(move || {
             let _report = ReportPanic(fatal);
             let _file = file;
-            accept(&doors, &waiter, &own, &serve);
+            accept(&doors, &waiter, &Reception { crowd: own, serve });
         })?;
         Ok(Self { bell, thread: Some(thread), crowd })
     }
@@ -108,128 +81,18 @@ impl Listener {
             self.crowd.order(Order::Stop);
         }
         // Good-byes take this long at most.
-        let last = Instant::now() + millis(2 * limits::FAREWELL_MS);
+        let last = after(2 * limits::FAREWELL_MS);
         let empty = self.crowd.wait_empty(last);
         if let Some(thread) = self.thread.take() {
             // It reported its own panic.
             thread.join().ok();
         }
         if empty {
-            // Whoever has given its place back has nothing left to do.
-            let mut state = self.crowd.state.lock();
-            let State { threads, gone, .. } = &mut *state;
-            gone.extend(threads.keys());
+            self.crowd.join_all();
+        } else {
+            self.crowd.join_gone();
         }
-        self.crowd.join_gone();
         empty
-    }
-}
-
-impl Crowd {
-    fn order(&self, order: Order) {
-        let bells: Vec<Doorbell> = {
-            let mut state = self.state.lock();
-            state.order = state.order.max(Some(order));
-            state.live.values().cloned().collect()
-        };
-        for bell in bells {
-            bell.give(order);
-        }
-    }
-
-    fn wait_empty(&self, deadline: Instant) -> bool {
-        let mut state = self.state.lock();
-        while !state.live.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            state = self.left.wait_for(state, left);
-        }
-        true
-    }
-
-    /// A place for one more; `None` if there is none.
-    fn enter(self: &Arc<Self>, bell: Doorbell) -> Option<Place> {
-        let mut state = self.state.lock();
-        if state.live.len() >= self.max || state.order.is_some() {
-            return None;
-        }
-        state.count += 1;
-        let number = state.count;
-        state.live.insert(number, bell);
-        drop(state);
-        Some(Place { crowd: self.clone(), number })
-    }
-
-    /// Runs `work` on a thread of the connection's name.
-    fn spawn(
-        self: &Arc<Self>,
-        connection: u64,
-        work: impl FnOnce() + Send + 'static,
-    ) -> io::Result<()> {
-        let thread = {
-            let mut state = self.state.lock();
-            state.count += 1;
-            state.count
-        };
-        let leaving = Leaving { crowd: self.clone(), thread };
-        let handle =
-            thread::Builder::new().name(format!("conn-{connection}")).spawn(move || {
-                let _leaving = leaving;
-                work();
-            })?;
-        self.state.lock().threads.insert(thread, handle);
-        Ok(())
-    }
-
-    fn join_gone(&self) {
-        let threads: Vec<JoinHandle<()>> = {
-            let mut state = self.state.lock();
-            let State { threads, gone, .. } = &mut *state;
-            let mut joined = Vec::new();
-            // One that is not there yet is just being put there; its turn comes.
-            gone.retain(|thread| match threads.remove(thread) {
-                Some(handle) => {
-                    joined.push(handle);
-                    false
-                }
-                None => true,
-            });
-            joined
-        };
-        for thread in threads {
-            // A panic is that connection's own: its hook has printed it, and the others go on.
-            if thread.join().is_err() {
-                tracing::error!("a connection's thread panicked");
-            }
-        }
-    }
-}
-
-/// Says that a thread is at its end, however it came to it.
-struct Leaving {
-    crowd: Arc<Crowd>,
-    thread: u64,
-}
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        self.crowd.state.lock().gone.push(self.thread);
-        self.crowd.bell.ring();
-    }
-}
-
-/// One connection's place, given back however its threads end.
-struct Place {
-    crowd: Arc<Crowd>,
-    number: u64,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.crowd.state.lock().live.remove(&self.number);
-        self.crowd.left.notify_all();
     }
 }
 
@@ -244,27 +107,36 @@ impl Drop for ReportPanic {
     }
 }
 
-fn accept(doors: &[Door], waiter: &Waiter, crowd: &Arc<Crowd>, serve: &Arc<Serve>) {
-    let mut pause = None;
+fn accept(doors: &[Door], waiter: &Waiter, reception: &Reception) {
     let sockets: Vec<BorrowedFd<'_>> = doors.iter().map(AsFd::as_fd).collect();
+    let mut refused = RefusedOnes::default();
+    let mut pause = None;
     while waiter.order() == Order::Serve {
         let watched = if pause.is_none() { &sockets[..] } else { &[] };
-        let Ok(woken) = waiter.wait_any(watched, pause.take()) else {
+        let due = refused.due();
+        let timeout: Option<Duration> = [pause.take(), due].into_iter().flatten().min();
+        let Ok(woken) = waiter.wait_any(watched, timeout) else {
             return;
         };
         if woken {
             waiter.drain();
-            crowd.join_gone();
+            reception.crowd.join_gone();
         }
+        refused.forget_old();
         // One of each, so that a crowd at the one does not keep the owner out at the other.
         for door in doors {
             match door.accept() {
-                Ok((stream, peer)) => admit(stream, peer, crowd, serve),
+                Ok((stream, peer)) => {
+                    if let Err((stream, full)) = reception.admit(stream, peer) {
+                        refused.add(stream, full);
+                    }
+                }
                 Err(error) if transient(&error) => {}
                 Err(error) => {
                     // Out of descriptors, say. The connection waits in the kernel; so do we.
                     tracing::warn!(%error, "a connection cannot be accepted");
-                    pause = Some(millis(limits::ACCEPT_RETRY_MS));
+                    refused = RefusedOnes::default();
+                    pause = Some(Duration::from_millis(limits::ACCEPT_RETRY_MS.unsigned_abs()));
                 }
             }
         }
@@ -282,35 +154,46 @@ fn transient(error: &io::Error) -> bool {
     )
 }
 
-fn admit(stream: Stream, peer: Peer, crowd: &Arc<Crowd>, serve: &Arc<Serve>) {
-    let (Ok(()), Ok(waiter)) = (stream.prepare(), Waiter::new()) else {
-        return refuse(&stream);
-    };
-    let Some(place) = crowd.enter(waiter.bell()) else {
-        return refuse(&stream);
-    };
-    let number = place.number;
-    // For the answer if there is no thread to be had.
-    let spare = stream.try_clone();
-    let serve = serve.clone();
-    let spawned = crowd.spawn(number, move || {
-        if let Some(rest) = serve(stream, peer, &waiter) {
-            go_on(rest, waiter, place);
-        }
-    });
-    if let Err(error) = spawned {
-        tracing::warn!(%error, "no thread for a connection");
-        if let Ok(stream) = spare {
-            refuse(&stream);
+/// Where those who come in are given a place and a thread.
+struct Reception {
+    crowd: Arc<Crowd>,
+    serve: Arc<Serve>,
+}
+
+impl Reception {
+    /// Gives the stream back if it cannot be served.
+    fn admit(&self, stream: Stream, peer: Peer) -> Result<(), (Stream, Full)> {
+        let (Ok(()), Ok(waiter)) = (stream.prepare(), Waiter::new()) else {
+            return Err((stream, Full::All));
+        };
+        let place = match self.crowd.enter(peer, waiter.bell()) {
+            Ok(place) => Arc::new(place),
+            Err(full) => return Err((stream, full)),
+        };
+        // For the answer if there is no thread to be had.
+        let spare = stream.try_clone();
+        let (serve, own) = (self.serve.clone(), place.clone());
+        let spawned = place.spawn(move || {
+            if let Some(rest) = serve(stream, peer, &waiter) {
+                go_on(rest, waiter, own);
+            }
+        });
+        match (spawned, spare) {
+            (Err(error), Ok(spare)) => {
+                tracing::warn!(%error, "no thread for a connection");
+                Err((spare, Full::All))
+            }
+            _ => Ok(()),
         }
     }
 }
 
 /// The long rest of a connection, on a thread that has nothing behind it.
-fn go_on(rest: Rest, waiter: Waiter, place: Place) {
-    let (crowd, number) = (place.crowd.clone(), place.number);
-    let spawned = crowd.spawn(number, move || {
-        let _place = place;
+fn go_on(rest: Rest, waiter: Waiter, place: Arc<Place>) {
+    place.leave_http();
+    let own = place.clone();
+    let spawned = place.spawn(move || {
+        let _place = own;
         rest(&waiter);
     });
     if let Err(error) = spawned {
@@ -319,33 +202,72 @@ fn go_on(rest: Rest, waiter: Waiter, place: Place) {
     }
 }
 
-/// A 503, as far as it fits without waiting.
-fn refuse(mut stream: &Stream) {
-    let message = "As many connections are served as connections_max allows; try again.";
-    let response =
-        Response::error(StatusCode::SERVICE_UNAVAILABLE, "TOO_MANY_CONNECTIONS", message)
-            .with("Retry-After", "1");
-    // Best effort: the other side sees the end in any case.
-    stream.prepare().ok();
-    stream.write_all(&response.encode(true, true)).ok();
-    stream.shutdown(Shutdown::Write).ok();
-}
+/// Connections that were told no, and whose clients have yet to read that: closing while they
+/// still send would reset the connection, and the answer with it.
+#[derive(Default)]
+struct RefusedOnes(VecDeque<(Stream, Instant)>);
 
-/// As many descriptors as the system lets us have: each connection needs two.
-fn raise_descriptors() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::debug!(%error, "the limit of open files stays as it is");
+impl RefusedOnes {
+    /// Sends a 503, as far as it fits without waiting, and ends our direction.
+    fn add(&mut self, stream: Stream, full: Full) {
+        // Best effort: the other side sees the end in any case.
+        stream.prepare().ok();
+        (&mut &stream).write_all(&no_place(full).encode(true, true)).ok();
+        stream.shutdown(Shutdown::Write).ok();
+        if self.0.len() >= limits::REFUSED_CONNECTIONS_MAX {
+            self.0.pop_front().iter().for_each(|(stream, _)| drain(stream));
+        }
+        self.0.push_back((stream, after(limits::FAREWELL_MS)));
+    }
+
+    /// How long the next one has left.
+    fn due(&self) -> Option<Duration> {
+        let (_, until) = self.0.front()?;
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
+    fn forget_old(&mut self) {
+        let now = Instant::now();
+        while let Some((stream, _)) = self.0.pop_front_if(|(_, until)| *until <= now) {
+            drain(&stream);
+        }
     }
 }
 
-fn millis(ms: i64) -> Duration {
-    Duration::from_millis(ms.unsigned_abs())
+/// Takes what a client has sent by now, so that closing is an end and no reset.
+fn drain(mut stream: &Stream) {
+    let mut sink = [0; 4096];
+    for _ in 0..limits::HEAD_BYTES_MAX / sink.len() {
+        if !matches!(stream.read(&mut sink), Ok(1..)) {
+            return;
+        }
+    }
+}
+
+fn no_place(full: Full) -> Response {
+    let (code, message) = match full {
+        Full::All => (
+            "TOO_MANY_CONNECTIONS",
+            "As many connections are served as limits.connections_max or the system allows; \
+             try again.",
+        ),
+        Full::Http => (
+            "TOO_MANY_CONNECTIONS",
+            "As many connections are at a request, or between two, as limits.connections_http_max \
+             allows; try again.",
+        ),
+        Full::PerPeer => (
+            "TOO_MANY_CONNECTIONS",
+            "As many connections come from your address as limits.connections_per_peer_max \
+             allows; close some, or try again.",
+        ),
+        Full::Stopping => ("SHUTTING_DOWN", "The server stops; try again."),
+    };
+    Response::error(StatusCode::SERVICE_UNAVAILABLE, code, message).with("Retry-After", "1")
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
     use std::net::{TcpListener, TcpStream};
 
     use crossbeam_channel::bounded;
@@ -387,11 +309,12 @@ mod tests {
         let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = socket.local_addr().expect("bound");
         let (fatal, _) = bounded(1);
+        let caps = Caps { all: max, http: max, per_peer: max };
         let serve: Arc<Serve> = Arc::new(|stream, _, _: &Waiter| {
             Some(Box::new(move |waiter: &Waiter| hold(&stream, waiter)))
         });
         (
-            Listener::start(vec![Door::Tcp(socket)], None, max, serve, fatal).expect("started"),
+            Listener::start(vec![Door::Tcp(socket)], None, caps, serve, fatal).expect("started"),
             address,
         )
     }

@@ -5,10 +5,12 @@
 pub mod api;
 pub mod auth;
 pub mod connection;
+pub mod crowd;
 pub mod http;
 pub mod listener;
 pub mod local;
 pub mod news;
+pub mod room;
 pub mod socket;
 pub mod sse;
 pub mod stream;
@@ -34,6 +36,7 @@ use crate::registry::{Engine, OUTCOMES, RefusalCode, Registry, Workers};
 use crate::run::event::By;
 use crate::server::api::Api;
 use crate::server::auth::{Auth, Credential, Login};
+use crate::server::crowd::Caps;
 use crate::server::http::gate::{BadUrl, Gate};
 use crate::server::http::head::Head;
 use crate::server::http::response::{Refused, Response};
@@ -192,7 +195,12 @@ impl Server {
             Front::serve(&front, stream, peer, waiter)
         });
         let local = config.socket.as_deref().and_then(open_local);
-        let max = config.limits.connections_max;
+        let all = room::connections(config.limits.connections_max);
+        let caps = Caps {
+            all,
+            http: config.limits.connections_http_max,
+            per_peer: config.limits.connections_per_peer_max,
+        };
         let mut doors = vec![Door::Tcp(socket)];
         let mut file = None;
         if let Some((door, socket_file)) = local {
@@ -200,7 +208,7 @@ impl Server {
             file = Some(socket_file);
         }
         let socket = config.socket.filter(|_| file.is_some());
-        let listener = Listener::start(doors, file, max, serve, report)?;
+        let listener = Listener::start(doors, file, caps, serve, report)?;
         Ok(Self { address, socket, listener, fatal })
     }
 

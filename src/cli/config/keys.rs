@@ -134,6 +134,20 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "limits",
+        "connections_http_max",
+        "512",
+        "Those of them at an HTTP request or between two; one more gets a 503.",
+        |c, v| v.count(1, CONNECTIONS_CEILING, &mut c.limits.connections_http_max),
+    ),
+    key(
+        "limits",
+        "connections_per_peer_max",
+        "256",
+        "Those of them from one address, but loopback's or behind a proxy; one more gets a 503.",
+        |c, v| v.count(1, CONNECTIONS_CEILING, &mut c.limits.connections_per_peer_max),
+    ),
+    key(
+        "limits",
         "agents_max",
         "16",
         "Agent processes at once; one more send gets BUSY.",

@@ -51,6 +51,8 @@ fn the_tables_defaults_are_the_real_ones() {
         // Away from the default first, so that a setter for another field would be seen.
         config.limits = Limits {
             connections_max: 1,
+            connections_http_max: 1,
+            connections_per_peer_max: 1,
             agents_max: 1,
             ring_events_max: 1,
             ring_bytes_max: 1,
