@@ -10,6 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
 pub use super::bench::args::{BenchArgs, BenchPart};
+use super::commands::config::ConfigArgs;
+use super::commands::shell::{CompleteSessionsArgs, CompletionsArgs, ManArgs};
 
 /// Run coding agents on your own machine; attach from anywhere; lose nothing.
 #[derive(Debug, Parser)]
@@ -55,6 +57,15 @@ pub enum Command {
     Version(VersionArgs),
     /// Measure speed and memory with a server of its own.
     Bench(BenchArgs),
+    /// Print or check the configuration, or write a file to begin with.
+    Config(ConfigArgs),
+    /// Print a script that completes commands in a shell.
+    Completions(CompletionsArgs),
+    /// Print the manual's page, or write those of all commands.
+    Man(ManArgs),
+    /// Sessions for the scripts of `completions`.
+    #[command(hide = true)]
+    CompleteSessions(CompleteSessionsArgs),
     /// The scripted agent behind `demo`.
     #[command(hide = true, name = "demo-agent", disable_help_flag = true)]
     DemoAgent(DemoAgentArgs),
@@ -446,7 +457,11 @@ impl Command {
             Self::Sessions(args) => args.output.json,
             Self::Version(args) => args.output.json,
             Self::Bench(args) => args.output.json,
-            Self::DemoAgent(_) => false,
+            Self::Config(args) => args.json(),
+            Self::Completions(_)
+            | Self::Man(_)
+            | Self::CompleteSessions(_)
+            | Self::DemoAgent(_) => false,
         }
     }
 }

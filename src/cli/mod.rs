@@ -12,6 +12,7 @@ pub mod config;
 pub mod demo_agent;
 pub mod exit;
 pub mod follow;
+pub mod help;
 pub mod http;
 pub mod interrupt;
 pub mod link;
@@ -28,22 +29,35 @@ pub mod words;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::FromArgMatches as _;
 
 use args::{Cli, Command};
-use commands::{abort, bench as benches, demo, list, logs, permissions, run as runs};
+use commands::{
+    abort, bench as benches, config as configuration, demo, list, logs, permissions, run as runs,
+    shell,
+};
 use exit::{Exit, Stop};
 
 /// Runs the command that this process was started with.
 #[must_use]
 pub fn run() -> ExitCode {
-    let command = match Cli::try_parse() {
+    let refused = |error: clap::Error| {
+        // Help and version go to stdout, errors to stderr; with neither there, nobody reads.
+        error.print().ok();
+        if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() }
+    };
+    let matches = match help::command_with_topics().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return refused(error),
+    };
+    if let Some(page) = matches.subcommand_name().and_then(help::topic) {
+        // With nobody there to read it, that was all.
+        write!(std::io::stdout(), "{page}").ok();
+        return Exit::Ok.into();
+    }
+    let command = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli.command,
-        Err(error) => {
-            // Help and version go to stdout, errors to stderr; with neither there, nobody reads.
-            error.print().ok();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
-        }
+        Err(error) => return refused(error),
     };
     let json = command.json();
     let outcome = match command {
@@ -62,6 +76,10 @@ pub fn run() -> ExitCode {
         Command::Allow(args) => permissions::allow(args),
         Command::Deny(args) => permissions::deny(args),
         Command::Bench(args) => benches::bench(&args),
+        Command::Config(args) => configuration::config(&args),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
+        Command::CompleteSessions(args) => shell::complete_sessions(&args),
     };
     match outcome {
         Ok(exit) => exit.into(),

@@ -211,6 +211,12 @@ pub fn age(ms: u64) -> String {
     }
 }
 
+/// How many of something: `1 value`, `2 values`.
+#[must_use]
+pub fn count(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
 /// A number of bytes in the largest unit, in powers of 1000.
 #[must_use]
 pub fn bytes(bytes: u64) -> String {

@@ -4,12 +4,14 @@
 
 pub mod abort;
 pub mod bench;
+pub mod config;
 pub mod demo;
 pub mod keepers;
 pub mod list;
 pub mod logs;
 pub mod permissions;
 pub mod run;
+pub mod shell;
 
 use std::fmt::Write as _;
 

@@ -6,6 +6,7 @@
 mod error;
 mod exposure;
 mod keys;
+mod listing;
 mod providers;
 mod value;
 
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::{ConfigError, EXIT_CODE, Origin};
 pub use keys::{KEYS, Key};
+pub use listing::{Listed, MASK, Place, commented, list};
 
 use crate::limits::Limits;
 use crate::provider::Provider;

@@ -14,10 +14,15 @@ fn every_command_and_flag_stands_on_the_page() {
     for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
         let name = command.get_name();
         assert!(page.contains(&format!("| `{name}")), "{name} has no row");
-        for flag in command.get_arguments().filter_map(clap::Arg::get_long) {
+        let below = command.get_subcommands().flat_map(clap::Command::get_arguments);
+        for flag in command.get_arguments().chain(below).filter_map(clap::Arg::get_long) {
             if !matches!(flag, "help" | "version") {
                 assert!(page.contains(&format!("--{flag}")), "{name} --{flag}");
             }
+        }
+        for inner in command.get_subcommands() {
+            let inner = inner.get_name();
+            assert!(page.contains(inner), "{name} {inner}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The command line as a user types it: the built binary against a running gateway.
 
+mod completions;
+mod config;
 mod demo;
 mod documented;
 mod errors;
