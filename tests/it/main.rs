@@ -28,6 +28,7 @@ mod pages;
 mod pressure;
 mod races;
 mod sessions;
+mod sse;
 mod store;
 mod support;
 mod survival;

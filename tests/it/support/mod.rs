@@ -10,6 +10,7 @@ pub(crate) mod follower;
 pub(crate) mod gateway;
 pub(crate) mod process;
 mod selftest;
+pub(crate) mod stream;
 
 use std::time::{Duration, Instant};
 
