@@ -114,6 +114,15 @@ pub const CLIENT_MESSAGE_ID_BYTES_MAX: usize = 256;
 /// Permission requests whose wait is timed at once, for the metrics; of more the wait is not told.
 pub const PERMISSIONS_TIMED_MAX: usize = 16_384;
 
+/// The manifest of a backup that is read.
+pub const MANIFEST_BYTES_MAX: u64 = 64 << 20;
+/// Files in a backup, the database and uploads.
+pub const MANIFEST_FILES_MAX: usize = 200_000;
+/// What `verify` says one by one; the rest is counted.
+pub const FINDINGS_MAX: usize = 200;
+/// What is wrong in the bodies of one run and is said one by one.
+pub const FINDINGS_PER_RUN_MAX: usize = 5;
+
 /// Rows that one SQLite read may take.
 pub const READ_ROWS_MAX: usize = 512;
 /// SQLite connections for reading.

@@ -10,8 +10,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
 pub use super::bench::args::{BenchArgs, BenchPart};
+use super::commands::backup::BackupArgs;
 use super::commands::config::ConfigArgs;
+use super::commands::restore::RestoreArgs;
 use super::commands::shell::{CompleteSessionsArgs, CompletionsArgs, ManArgs};
+use super::commands::verify::VerifyArgs;
 
 /// Run coding agents on your own machine; attach from anywhere; lose nothing.
 #[derive(Debug, Parser)]
@@ -66,6 +69,12 @@ pub enum Command {
     /// Sessions for the scripts of `completions`.
     #[command(hide = true)]
     CompleteSessions(CompleteSessionsArgs),
+    /// Write all sessions into one file, also while a server runs.
+    Backup(BackupArgs),
+    /// Make a data directory of a backup.
+    Restore(RestoreArgs),
+    /// Examine a data directory, a database or a backup.
+    Verify(VerifyArgs),
     /// The scripted agent behind `demo`.
     #[command(hide = true, name = "demo-agent", disable_help_flag = true)]
     DemoAgent(DemoAgentArgs),
@@ -462,6 +471,9 @@ impl Command {
             | Self::Man(_)
             | Self::CompleteSessions(_)
             | Self::DemoAgent(_) => false,
+            Self::Backup(args) => args.output.json,
+            Self::Restore(args) => args.output.json,
+            Self::Verify(args) => args.output.json,
         }
     }
 }

@@ -33,8 +33,8 @@ use clap::FromArgMatches as _;
 
 use args::{Cli, Command};
 use commands::{
-    abort, bench as benches, config as configuration, demo, list, logs, permissions, run as runs,
-    shell,
+    abort, backup, bench as benches, config as configuration, demo, list, logs, permissions,
+    restore, run as runs, shell, verify,
 };
 use exit::{Exit, Stop};
 
@@ -80,6 +80,9 @@ pub fn run() -> ExitCode {
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
         Command::CompleteSessions(args) => shell::complete_sessions(&args),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => restore::restore(&args),
+        Command::Verify(args) => verify::verify(&args),
     };
     match outcome {
         Ok(exit) => exit.into(),

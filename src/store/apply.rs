@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use serde::Serialize;
 
+use super::hash::RunHash;
 use super::rows::{int, to_word};
 use crate::run::change::{Batch, Change, Frame, Item, Mark, RunEnd, RunRow, SessionRow};
 use crate::run::event::{AnswerState, By};
@@ -102,6 +103,8 @@ struct Tail {
     last_seq: Seq,
     offset: u64,
     bytes: i64,
+    /// Of all that the run has with it; `None` for a run of before version 3, which has none.
+    hash: Option<RunHash>,
 }
 
 impl Step<'_> {
@@ -109,14 +112,16 @@ impl Step<'_> {
         let run = self.tail_of(frame.at)?;
         let seq = frame.at.seq;
         let mut bytes = 0;
-        // Seq 0 is the head; it came with the run's row.
+        // Seq 0 is the head; it came with the run's row, and so did its hash.
         if seq > Seq(0) {
+            self.hash(frame.text.as_bytes());
             let end = matches!(frame.mark.as_deref(), Some(Mark::Complete(_)));
             self.insert.execute(params![run, int(seq.0), end, frame.text.as_bytes()])?;
             bytes += length(frame.text.as_bytes());
             self.sum.events += 1;
         }
         if let Some(whole) = &frame.whole {
+            self.hash(&whole.json);
             self.conn
                 .prepare_cached("INSERT INTO blob (run, seq, json) VALUES (?1, ?2, ?3)")?
                 .execute(params![run, int(seq.0), whole.json])?;
@@ -134,6 +139,13 @@ impl Step<'_> {
         }
     }
 
+    /// The next bytes of the run whose tail is begun.
+    fn hash(&mut self, bytes: &[u8]) {
+        if let Some(hash) = self.tail.as_mut().and_then(|tail| tail.hash.as_mut()) {
+            hash.add(bytes);
+        }
+    }
+
     /// The row id of the run that holds `at`, with its tail begun.
     fn tail_of(&mut self, at: Position) -> Result<i64, Refusal> {
         if let Some(tail) = &self.tail {
@@ -143,7 +155,12 @@ impl Step<'_> {
             self.flush()?;
         }
         let run = self.run_at(at.ordinal)?;
-        let tail = Tail { run, ordinal: at.ordinal, last_seq: Seq(0), offset: 0, bytes: 0 };
+        let hash: Option<[u8; 32]> = self
+            .conn
+            .prepare_cached("SELECT hash FROM run WHERE id = ?1")?
+            .query_row([run], |row| row.get(0))?;
+        let hash = hash.map(RunHash::from_bytes);
+        let tail = Tail { run, ordinal: at.ordinal, last_seq: Seq(0), offset: 0, bytes: 0, hash };
         self.tail = Some(tail);
         Ok(run)
     }
@@ -151,21 +168,23 @@ impl Step<'_> {
     /// Writes what the run's row is to learn. Needed before anything else reads that row.
     fn flush(&mut self) -> Result<(), Refusal> {
         let Some(tail) = self.tail.take() else { return Ok(()) };
+        let hash = tail.hash.map(|hash| hash.bytes());
         // The guard `run_tail` asks for a rise, so a tail of a head alone is none.
         if tail.last_seq > Seq(0) {
+            let (seq, offset) = (int(tail.last_seq.0), int(tail.offset));
             self.conn
                 .prepare_cached(
                     "UPDATE run SET last_seq = ?2, record_offset = max(record_offset, ?3), \
-                     bytes = bytes + ?4 WHERE id = ?1",
+                     bytes = bytes + ?4, hash = ?5 WHERE id = ?1",
                 )?
-                .execute(params![tail.run, int(tail.last_seq.0), int(tail.offset), tail.bytes])?;
+                .execute(params![tail.run, seq, offset, tail.bytes, hash])?;
         } else if tail.bytes > 0 || tail.offset > 0 {
             self.conn
                 .prepare_cached(
                     "UPDATE run SET record_offset = max(record_offset, ?2), \
-                     bytes = bytes + ?3 WHERE id = ?1",
+                     bytes = bytes + ?3, hash = ?4 WHERE id = ?1",
                 )?
-                .execute(params![tail.run, int(tail.offset), tail.bytes])?;
+                .execute(params![tail.run, int(tail.offset), tail.bytes, hash])?;
         }
         Ok(())
     }
@@ -428,9 +447,12 @@ impl Step<'_> {
     fn start_run(&mut self, row: &RunRow) -> Result<(), Refusal> {
         let session = self.session()?.row;
         let bytes = length(row.head.as_bytes());
+        let mut hash = RunHash::default();
+        hash.add(row.head.as_bytes());
         self.run_sql(
             "INSERT INTO run (rid, session, ordinal, agent, origin, prompt_hash, \
-             client_message_id, started_ms, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             client_message_id, started_ms, bytes, hash) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             params![
                 row.id.as_bytes(),
                 session,
@@ -440,7 +462,8 @@ impl Step<'_> {
                 row.prompt_hash,
                 row.client_message_id.as_ref().map(|id| &id.0),
                 row.started_at.0,
-                bytes
+                bytes,
+                hash.bytes()
             ],
         )?;
         let run = self.conn.last_insert_rowid();

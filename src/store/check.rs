@@ -6,8 +6,8 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::connect;
 use super::error::ReadError;
+use super::{connect, schema};
 use crate::run::id::{RunId, SessionId};
 
 /// Something that is not as it should be.
@@ -21,6 +21,13 @@ pub struct Finding {
     pub run: Option<RunId>,
     /// What was found, in words.
     pub what: String,
+}
+
+impl Finding {
+    /// One of no session.
+    pub(super) const fn of(invariant: &'static str, what: String) -> Self {
+        Self { invariant, session: None, run: None, what }
+    }
 }
 
 /// Questions whose every row is a finding: invariant, then SQL with sid, rid, text.
@@ -94,6 +101,16 @@ const QUESTIONS: &[(&str, &str)] = &[
          WHERE NOT EXISTS (SELECT 1 FROM event e WHERE e.run = m.run AND e.seq = m.seq)",
     ),
     (
+        "I1",
+        "SELECT s.sid, r.rid, printf('tool call %s is open after the end', t.tool_id) \
+         FROM open_tool t JOIN run r ON r.id = t.run JOIN session s ON s.id = r.session \
+         WHERE r.state = 'completed'",
+    ),
+];
+
+/// What version 2 of the schema added.
+const QUESTIONS_2: &[(&str, &str)] = &[
+    (
         "I20",
         "SELECT s.sid, max(r.rid), printf('%d commands of an agent have number %d', count(*), c.n) \
          FROM command c JOIN run r ON r.id = c.run JOIN session s ON s.id = r.session \
@@ -106,13 +123,16 @@ const QUESTIONS: &[(&str, &str)] = &[
          FROM checkpoint k JOIN session s ON s.id = k.session WHERE NOT EXISTS \
            (SELECT 1 FROM run r WHERE r.agent = k.agent AND r.session = k.session)",
     ),
-    (
-        "I1",
-        "SELECT s.sid, r.rid, printf('tool call %s is open after the end', t.tool_id) \
-         FROM open_tool t JOIN run r ON r.id = t.run JOIN session s ON s.id = r.session \
-         WHERE r.state = 'completed'",
-    ),
 ];
+
+/// What version 3 added.
+const QUESTIONS_3: &[(&str, &str)] = &[(
+    "I19",
+    "SELECT s.sid, r.rid, 'the prompt of this run still waits in the queue' \
+     FROM queued q JOIN run r ON r.session = q.session \
+       AND r.client_message_id = q.client_message_id \
+     JOIN session s ON s.id = q.session WHERE q.state = 'waiting'",
+)];
 
 /// Examines the database at `path`, which another process may have open. Runs in slices of
 /// nothing: it takes as long as the database is large.
@@ -124,30 +144,45 @@ pub fn check(path: &Path) -> Result<Vec<Finding>, ReadError> {
     conn.pragma_update(None, "query_only", true)?;
     let mut findings = damage(&conn)?;
     let snapshot = conn.unchecked_transaction()?;
-    for (invariant, sql) in QUESTIONS {
-        let mut asked = snapshot.prepare(sql)?;
-        let found = asked.query_map([], |row| {
-            Ok(Finding {
-                invariant,
-                session: row.get::<_, Option<[u8; 16]>>(0)?.map(SessionId::from_bytes),
-                run: row.get::<_, Option<[u8; 16]>>(1)?.map(RunId::from_bytes),
-                what: row.get(2)?,
-            })
-        })?;
-        for finding in found {
-            findings.push(finding?);
-        }
-    }
+    ask(&snapshot, schema::version(&snapshot)?, &mut |finding| findings.push(finding))?;
     Ok(findings)
 }
 
-fn damage(conn: &Connection) -> Result<Vec<Finding>, ReadError> {
+/// Asks a database of this version of the schema all questions that it has tables for.
+pub(super) fn ask(
+    conn: &Connection,
+    version: u32,
+    found: &mut dyn FnMut(Finding),
+) -> Result<(), ReadError> {
+    for (_, questions) in
+        [(1, QUESTIONS), (2, QUESTIONS_2), (3, QUESTIONS_3)].iter().filter(|(v, _)| *v <= version)
+    {
+        for (invariant, sql) in *questions {
+            let mut asked = conn.prepare(sql)?;
+            let rows = asked.query_map([], |row| {
+                Ok(Finding {
+                    invariant,
+                    session: row.get::<_, Option<[u8; 16]>>(0)?.map(SessionId::from_bytes),
+                    run: row.get::<_, Option<[u8; 16]>>(1)?.map(RunId::from_bytes),
+                    what: row.get(2)?,
+                })
+            })?;
+            for finding in rows {
+                found(finding?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What SQLite itself finds.
+pub(super) fn damage(conn: &Connection) -> Result<Vec<Finding>, ReadError> {
     let mut asked = conn.prepare("PRAGMA integrity_check(100)")?;
     let mut findings = Vec::new();
     for line in asked.query_map([], |row| row.get::<_, String>(0))? {
         let what = line?;
         if what != "ok" {
-            findings.push(Finding { invariant: "SQLITE", session: None, run: None, what });
+            findings.push(Finding::of("SQLITE", what));
         }
     }
     Ok(findings)

@@ -14,20 +14,27 @@ use crate::run::id::LogEpoch;
 
 mod agents;
 mod apply;
+mod archive;
+mod backup;
 mod check;
 mod counts;
 mod error;
 mod files;
 mod frames;
+mod hash;
 mod listing;
 mod pages;
 mod reader;
+mod restore;
 mod retention;
 mod rows;
 mod schema;
 mod server_change;
+mod verify;
 mod writer;
 
+pub use archive::{Amounts, MANIFEST, Manifest, Member};
+pub use backup::{BackupError, Written, to_file, to_stream};
 pub use check::{Finding, check};
 pub use counts::Counts;
 pub use error::{CommitError, OpenError, ReadError};
@@ -36,11 +43,15 @@ pub use frames::{Gone, Place, Read, Stored};
 pub use listing::{Listed, RunFilter, SessionFilter};
 pub use pages::{EventsPage, PageLimit};
 pub use reader::Readers;
+pub use restore::{
+    Place as RestorePlace, RestoreError, RestoreOptions, Restored, is_database, verify_backup,
+};
 pub use retention::{Keep, Retained};
 pub use rows::{
     Abort, AnsweredPermission, OpenRun, PendingPermission, PermissionState, ProjectRow, RunStatus,
     RunSummary, SessionSnapshot, SessionView, StoredAgent, StoredCommand,
 };
+pub use verify::{Report, verify};
 pub use writer::{Committed, Writer};
 
 /// How long one connection waits for another's lock. Tools for backups need it.

@@ -388,6 +388,8 @@ CREATE TABLE upload (
 ) STRICT;
 CREATE INDEX upload_session ON upload (session);
 
+ALTER TABLE run ADD COLUMN hash BLOB CHECK (hash IS NULL OR length(hash) = 32);
+
 ALTER TABLE audit ADD COLUMN actor TEXT;
 CREATE INDEX audit_time ON audit (at_ms);
 ";
@@ -407,6 +409,17 @@ pub(super) fn migrate(conn: &mut Connection, path: &Path, steps: &[&str]) -> Res
     if found > 0 {
         back_up(conn, path, found)?;
     }
+    step_up(conn, path, steps, found)
+}
+
+/// The steps that a database of version `found` lacks.
+pub(super) fn step_up(
+    conn: &mut Connection,
+    path: &Path,
+    steps: &[&str],
+    found: u32,
+) -> Result<(), OpenError> {
+    let sqlite = |source| OpenError::sqlite(path, source);
     let missing = steps.iter().zip(1_u32..).skip_while(|(_, to)| *to <= found);
     for (step, to) in missing {
         let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite)?;

@@ -19,6 +19,7 @@ mod bench;
 mod cli;
 mod config;
 mod conformance;
+mod data;
 mod demo;
 mod ends;
 mod folds;

@@ -3,6 +3,7 @@
 //! Must not know sockets or how events look.
 
 pub mod abort;
+pub mod backup;
 pub mod bench;
 pub mod config;
 pub mod demo;
@@ -10,8 +11,10 @@ pub mod keepers;
 pub mod list;
 pub mod logs;
 pub mod permissions;
+pub mod restore;
 pub mod run;
 pub mod shell;
+pub mod verify;
 
 use std::fmt::Write as _;
 
