@@ -149,6 +149,14 @@ pub const RECOVER_MS: i64 = 5000;
 /// Between two looks at something that has no wake of its own.
 pub const LOOK_AGAIN_MS: i64 = 5;
 
+/// Prompts that may wait in a session's queue.
+pub const QUEUE_MAX: usize = 32;
+/// And their bytes; one prompt may be as long as a message.
+pub const QUEUE_BYTES_MAX: usize = 4 << 20;
+/// Between two tries to begin a queued prompt's run, while no place is free or the disk fails.
+pub const QUEUE_RETRY_MS: i64 = 250;
+/// What `chat_subscribed` shows of a queued prompt, in characters; REST shows all of it.
+pub const QUEUE_PREVIEW_CHARS: usize = 1000;
 /// Facts of no session (a new token, a notification's outcome) that wait for the store.
 pub const SERVER_CHANGES_MAX: usize = 1024;
 /// Outcomes of notifications that are kept.

@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tungstenite::Utf8Bytes;
 
 use super::fault::Fault;
-use crate::registry::{CommitError, Disk, Gap, Kept, Loaded, Place, Shelf, ShelfError};
+use crate::registry::{CommitError, Disk, Gap, Kept, Loaded, Message, Place, Shelf, ShelfError};
 use crate::run::change::{Batch, Change, Frame, Item, Mark, RunEnd, RunRow, SessionRow};
 use crate::run::event::{AnswerState, By};
 use crate::run::id::{
     AgentId, ClientMessageId, Millis, NativeId, Ordinal, Position, RequestId, RunId, Seq, SessionId,
 };
+use crate::run::queue::{Queue, Queued};
 use crate::run::server_change::ServerChange;
 use crate::run::state::{Permission, PermissionState, Phase, Run};
 use crate::sync::{Arc, Mutex, MutexGuard, locks_held};
@@ -36,6 +37,9 @@ struct Tables {
 struct Stored {
     row: SessionRow,
     runs: Vec<StoredRun>,
+    queue: Vec<Queued>,
+    held: bool,
+    removed: Vec<ClientMessageId>,
 }
 
 /// A run as the disk has it.
@@ -203,7 +207,13 @@ impl Tables {
         match change {
             Change::SessionCreated(row) => {
                 self.check_native(id, &row.provider, row.native_id.as_ref())?;
-                let stored = Stored { row: row.clone(), runs: Vec::new() };
+                let stored = Stored {
+                    row: row.clone(),
+                    runs: Vec::new(),
+                    queue: Vec::new(),
+                    held: false,
+                    removed: Vec::new(),
+                };
                 assert!(self.sessions.insert(id, stored).is_none(), "a session is made once");
             }
             Change::SessionEdited { title, archived, at } => {
@@ -228,6 +238,15 @@ impl Tables {
                 row.updated_at = *at;
             }
             Change::RunStarted(run) => self.stored(id).start(run),
+            Change::Queued(queued) => self.stored(id).enqueue(queued),
+            Change::QueueRemoved { id: prompt, at } => {
+                let stored = self.stored(id);
+                let at_place = stored.queue.iter().position(|queued| queued.id == *prompt);
+                let Some(place) = at_place else { panic!("I19: only what waits is removed") };
+                stored.removed.extend(stored.queue.remove(place).client_message_id);
+                stored.row.updated_at = *at;
+            }
+            Change::QueueResumed { .. } => self.stored(id).held = false,
             Change::AbortAsked { run, by, .. } => {
                 if let Some(run) = self.stored(id).runs.iter_mut().find(|known| known.id == *run) {
                     run.abort.get_or_insert_with(|| by.clone());
@@ -265,7 +284,27 @@ impl Tables {
 }
 
 impl Stored {
+    fn enqueue(&mut self, queued: &Queued) {
+        if let Some(id) = &queued.client_message_id {
+            let ran = self.runs.iter().any(|run| run.message.as_ref() == Some(id));
+            let waits = self.queue.iter().any(|one| one.client_message_id.as_ref() == Some(id));
+            let known = ran || waits || self.removed.contains(id);
+            assert!(!known, "I19: one message has one place");
+        }
+        self.row.updated_at = queued.at;
+        self.queue.push(queued.clone());
+    }
+
     fn start(&mut self, row: &RunRow) {
+        match row.queued {
+            Some(id) => {
+                assert!(!self.held, "I19: what is held does not begin");
+                assert_eq!(self.queue.first().map(|queued| queued.id), Some(id), "I19: in order");
+                self.queue.remove(0);
+            }
+            None if row.origin == "user" => self.held = false,
+            None => {}
+        }
         let last = self.runs.last();
         assert!(last.is_none_or(|run| run.end.is_some()), "I5: one running run per session");
         let ordinal = last.map_or(1, |run| run.ordinal.0 + 1);
@@ -303,6 +342,9 @@ impl Stored {
         run.frames.push((frame.at, frame.text.clone()));
         if let Some(mark) = frame.mark.as_deref() {
             run.mark(mark, frame);
+            if matches!(mark, Mark::Complete(end) if end.complete.aborted) {
+                self.held = !self.queue.is_empty();
+            }
         }
     }
 }
@@ -422,6 +464,7 @@ impl Shelf for MemoryDisk {
                 row: stored.row.clone(),
                 newest: newest.map(StoredRun::as_run),
                 permissions: newest.map(StoredRun::waiting).unwrap_or_default(),
+                queue: Queue::loaded(stored.queue.clone(), stored.held),
             }
         }))
     }
@@ -487,11 +530,18 @@ impl Shelf for MemoryDisk {
         &self,
         session: SessionId,
         id: &ClientMessageId,
-    ) -> Result<Option<(RunId, [u8; 32])>, ShelfError> {
+    ) -> Result<Option<Message>, ShelfError> {
         let tables = self.access();
-        let runs = tables.sessions.get(&session).map(|stored| &stored.runs);
-        let run = runs.and_then(|runs| runs.iter().find(|run| run.message.as_ref() == Some(id)));
-        Ok(run.map(|run| (run.id, run.hash)))
+        let Some(stored) = tables.sessions.get(&session) else { return Ok(None) };
+        let run = stored.runs.iter().find(|run| run.message.as_ref() == Some(id));
+        let removed = stored.removed.contains(id).then_some(Message::Removed);
+        Ok(run.map(|run| Message::Run(run.id, run.hash)).or(removed))
+    }
+
+    fn queue(&self, session: SessionId) -> Result<(Vec<Queued>, bool), ShelfError> {
+        let tables = self.access();
+        let stored = tables.sessions.get(&session);
+        Ok(stored.map_or_else(Default::default, |stored| (stored.queue.clone(), stored.held)))
     }
 
     fn native(&self, provider: &str, id: &NativeId) -> Result<Option<SessionId>, ShelfError> {

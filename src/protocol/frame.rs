@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use tungstenite::Utf8Bytes;
 
 use crate::run::event::{By, Custom, Event};
-use crate::run::id::{ClientMessageId, Millis, RunId, Seq, SessionId, event_id};
+use crate::run::id::{ClientMessageId, Millis, QueueId, RunId, Seq, SessionId, event_id};
 
 /// Names of the envelope: an agent's fields of these names are dropped.
 pub const ENVELOPE: [&str; 9] = [
@@ -64,6 +64,8 @@ pub struct Head<'a> {
     pub origin: &'a str,
     /// The sender's id for the prompt.
     pub client_message_id: Option<&'a ClientMessageId>,
+    /// Its place in the queue, if it waited there.
+    pub queue_id: Option<QueueId>,
     /// Who sent it.
     pub by: Option<&'a By>,
     /// When.
@@ -191,6 +193,9 @@ pub fn encode_head(head: &Head<'_>, bytes_max: usize) -> Encoded {
     });
     if let Some(id) = head.client_message_id {
         fields["clientMessageId"] = json!(id);
+    }
+    if let Some(id) = head.queue_id {
+        fields["queueId"] = json!(id);
     }
     if let Some(by) = head.by {
         fields["by"] = json!(by);

@@ -8,7 +8,9 @@ use tungstenite::Utf8Bytes;
 
 use crate::protocol::message::{ErrorCode, Malformed};
 use crate::run::event::AnswerState;
-use crate::run::id::{ClientMessageId, LogEpoch, Millis, RequestId, RunId, Seq, SessionId};
+use crate::run::id::{
+    ClientMessageId, LogEpoch, Millis, QueueId, RequestId, RunId, Seq, SessionId,
+};
 
 /// A frame of the gateway's own. Optional fields are absent when unknown; those that are listed
 /// as `T|null` in the protocol are always there.
@@ -38,6 +40,20 @@ pub enum GatewayFrame {
         #[serde(skip_serializing_if = "Option::is_none")]
         client_message_id: Option<ClientMessageId>,
         /// Whether it had been accepted before.
+        duplicate: bool,
+    },
+    /// A prompt waits in its session's queue, durably.
+    ChatQueued {
+        /// Where.
+        session_id: SessionId,
+        /// As what.
+        queue_id: QueueId,
+        /// Its place, from 1.
+        position: usize,
+        /// The client's id for the prompt.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client_message_id: Option<ClientMessageId>,
+        /// Whether it waited before.
         duplicate: bool,
     },
     /// Done, as far as it depends on us.
@@ -167,8 +183,10 @@ pub struct ChatSubscribed {
     pub gap: Option<GapRange>,
     /// Requests that wait for an answer: their events, with `receivedAt`.
     pub pending_permissions: Vec<Value>,
-    /// Prompts that wait. Always empty so far.
-    pub queue: [(); 0],
+    /// Prompts that wait, in order; long ones are cut.
+    pub queue: Vec<Value>,
+    /// Whether an abort stopped them.
+    pub queue_held: bool,
     /// The incarnation of the log.
     pub log_epoch: LogEpoch,
     /// Why nothing is subscribed.
@@ -198,7 +216,8 @@ impl ChatSubscribed {
             rewound: None,
             gap: None,
             pending_permissions: Vec::new(),
-            queue: [],
+            queue: Vec::new(),
+            queue_held: false,
             log_epoch,
             error: Some(error),
         }
@@ -304,7 +323,7 @@ mod tests {
             sent(&GatewayFrame::ChatSubscribed(Box::new(refused)), None),
             json!({ "kind": "chat_subscribed", "sessionId": "ghost", "isProcessing": false,
                 "runId": null, "lastSeq": 0, "firstSeq": 0, "recovered": false, "gap": null,
-                "pendingPermissions": [], "queue": [], "logEpoch": epoch.to_string(),
+                "pendingPermissions": [], "queue": [], "queueHeld": false, "logEpoch": epoch.to_string(),
                 "error": "SESSION_NOT_FOUND", "timestamp": NOW })
         );
     }

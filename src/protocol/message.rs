@@ -39,6 +39,8 @@ pub enum ErrorCode {
     RunNotFound,
     /// No such permission request.
     PermissionNotFound,
+    /// No such prompt waits.
+    QueuedPromptNotFound,
     /// Somebody was faster.
     PermissionAlreadyResolved,
     /// All agents are at work; nothing was recorded, try again.
@@ -127,6 +129,18 @@ pub struct Prompt {
     pub options: Map<String, Value>,
     /// Makes a resend harmless (I19).
     pub client_message_id: Option<ClientMessageId>,
+    /// What is to become of it while a run is on.
+    pub when_busy: WhenBusy,
+}
+
+/// What is to become of a prompt while a run is on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenBusy {
+    /// It is refused: `RUN_IN_PROGRESS`.
+    #[default]
+    Refuse,
+    /// It waits in the session's queue.
+    Queue,
 }
 
 /// A session to follow.
@@ -223,13 +237,14 @@ impl Prompt {
                 return Err(BadField { field: "clientMessageId", must_be });
             }
         };
-        match fields.string("whenBusy")?.as_deref() {
-            None | Some("refuse") => Ok(Self { content, options, client_message_id }),
+        let when_busy = match fields.string("whenBusy")?.as_deref() {
+            None | Some("refuse") => WhenBusy::Refuse,
+            Some("queue") => WhenBusy::Queue,
             Some(_) => {
-                let must_be = "\"refuse\": this server has no queue yet";
-                Err(BadField { field: "whenBusy", must_be })
+                return Err(BadField { field: "whenBusy", must_be: "\"refuse\" or \"queue\"" });
             }
-        }
+        };
+        Ok(Self { content, options, client_message_id, when_busy })
     }
 }
 
@@ -401,6 +416,10 @@ impl ClientMessage {
             Self::Send { session, prompt } => json!({
                 "type": "chat.send", "sessionId": session, "content": prompt.content,
                 "options": prompt.options, "clientMessageId": prompt.client_message_id,
+                "whenBusy": match prompt.when_busy {
+                    WhenBusy::Refuse => "refuse",
+                    WhenBusy::Queue => "queue",
+                },
             }),
             Self::Abort { session, run } => {
                 json!({ "type": "chat.abort", "sessionId": session, "runId": run })
@@ -542,7 +561,7 @@ mod tests {
             json!({ "content": "x", "clientMessageId": "" }),
             json!({ "content": "x", "clientMessageId": "x".repeat(257) }),
             json!({ "content": "x", "clientMessageId": 1 }),
-            json!({ "content": "x", "whenBusy": "queue" }),
+            json!({ "content": "x", "whenBusy": "wait" }),
             json!({ "content": "x", "whenBusy": true }),
         ];
         for mut frame in bad {

@@ -3,6 +3,8 @@
 //! The total is an atomic sum; the store trims it, one session lock at a time. A worker that was
 //! answered `Full` leaves its waker here and then tries once more. Must not know what a frame is.
 
+use std::sync::OnceLock;
+
 use crate::limits::Limits;
 use crate::run::id::SessionId;
 use crate::run::log::{Bounds, Log};
@@ -18,6 +20,8 @@ pub struct Budget {
     total: AtomicUsize,
     starving: Mutex<Vec<Waker>>,
     store: Waker,
+    /// The waker of the thread that begins the runs of queued prompts, once there is one.
+    queue: OnceLock<Waker>,
 }
 
 impl Budget {
@@ -31,6 +35,19 @@ impl Budget {
             total: AtomicUsize::new(0),
             starving: Mutex::new(Vec::new()),
             store,
+            queue: OnceLock::new(),
+        }
+    }
+
+    /// Who begins the runs of queued prompts. Set once.
+    pub fn set_queue(&self, waker: Waker) {
+        assert!(self.queue.set(waker).is_ok(), "the queue's thread is set once");
+    }
+
+    /// A session's run has ended and a prompt waits.
+    pub fn wake_queue(&self, session: SessionId) {
+        if let Some(queue) = self.queue.get() {
+            queue.wake_session(session);
         }
     }
 

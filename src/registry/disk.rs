@@ -2,12 +2,15 @@
 //!
 //! Must not know SQL: that is `store`'s.
 
-use crate::registry::shelf::{CommitError, Disk, Gap, Kept, Loaded, Place, Shelf, ShelfError};
+use crate::registry::shelf::{
+    CommitError, Disk, Gap, Kept, Loaded, Message, Place, Shelf, ShelfError,
+};
 use crate::run::change::Batch;
 use crate::run::event::{AnswerState, By, ByKind, Decision};
 use crate::run::id::{
     AgentId, ClientMessageId, NativeId, Ordinal, Position, RequestId, RunId, SessionId,
 };
+use crate::run::queue::{Queue, Queued};
 use crate::run::server_change::ServerChange;
 use crate::run::state::{Permission, PermissionState, Phase, Run};
 use crate::store::{self, Readers, RunStatus, Writer};
@@ -52,13 +55,15 @@ impl From<store::ReadError> for ShelfError {
 impl Shelf for Reading {
     fn session(&self, id: SessionId) -> Result<Option<Loaded>, ShelfError> {
         let Some(view) = self.0.session_view(id)? else { return Ok(None) };
+        let (waiting, held) = self.0.queue(id)?;
+        let queue = Queue::loaded(waiting, held);
         let Some(last) = view.last_run else {
-            return Ok(Some(Loaded { row: view.row, newest: None, permissions: Vec::new() }));
+            let (newest, permissions) = (None, Vec::new());
+            return Ok(Some(Loaded { row: view.row, newest, permissions, queue }));
         };
         if last.status == RunStatus::Running {
-            return self
-                .open_run(id, last.id)
-                .map(|(newest, permissions)| Some(Loaded { row: view.row, newest, permissions }));
+            let (newest, permissions) = self.open_run(id, last.id)?;
+            return Ok(Some(Loaded { row: view.row, newest, permissions, queue }));
         }
         let newest = Run {
             id: last.id,
@@ -73,7 +78,8 @@ impl Shelf for Reading {
             },
             open_tools: Vec::new(),
         };
-        Ok(Some(Loaded { row: view.row, newest: Some(newest), permissions: Vec::new() }))
+        let (newest, permissions) = (Some(newest), Vec::new());
+        Ok(Some(Loaded { row: view.row, newest, permissions, queue }))
     }
 
     fn locate(&self, run: RunId) -> Result<Option<Place>, ShelfError> {
@@ -114,8 +120,15 @@ impl Shelf for Reading {
         &self,
         session: SessionId,
         id: &ClientMessageId,
-    ) -> Result<Option<(RunId, [u8; 32])>, ShelfError> {
-        Ok(self.0.find_message(session, id)?)
+    ) -> Result<Option<Message>, ShelfError> {
+        Ok(self.0.find_message(session, id)?.map(|known| match known {
+            store::KnownMessage::Run(run, hash) => Message::Run(run, hash),
+            store::KnownMessage::Removed => Message::Removed,
+        }))
+    }
+
+    fn queue(&self, session: SessionId) -> Result<(Vec<Queued>, bool), ShelfError> {
+        Ok(self.0.queue(session)?)
     }
 
     fn native(&self, provider: &str, id: &NativeId) -> Result<Option<SessionId>, ShelfError> {

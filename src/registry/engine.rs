@@ -16,7 +16,7 @@ use crate::limits::{self, Limits};
 use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::registry::counting::{Counting, OUTCOMES};
-use crate::registry::{Mode, Persist, Reading, Registry, Round, Workers, Writing};
+use crate::registry::{Mode, Persist, Reading, Registry, Round, Turns, Workers, Writing};
 use crate::run::event::{By, ByKind};
 use crate::run::id::{AgentId, Millis, Seq};
 use crate::run::wake::{Bell, Waker};
@@ -34,6 +34,8 @@ pub struct Engine {
     stopping: Arc<AtomicBool>,
     bell: Sender<()>,
     store: Option<JoinHandle<Result<(), Fatal>>>,
+    queue: Option<JoinHandle<()>>,
+    queue_bell: Sender<()>,
     fatal: Receiver<String>,
 }
 
@@ -74,7 +76,7 @@ impl Engine {
         let homes = keeper::homes(dir)?;
         sweep_leftovers(&data, &homes)?;
         let (bell, rings) = bounded(1);
-        let waker = Waker::new(Box::new(StoreBell(bell.clone())));
+        let waker = Waker::new(Box::new(Ring(bell.clone())));
         let shelf = Arc::new(Reading(readers.clone()));
         let registry =
             Arc::new(Registry::new(limits.clone(), readers.epoch(), shelf, waker.clone()));
@@ -98,11 +100,31 @@ impl Engine {
         let store = thread::Builder::new()
             .name("store".into())
             .spawn(move || keep_store(keeping, &report))?;
-        let dir = dir.to_owned();
-        let store = Some(store);
-        let engine =
-            Self { registry, readers, workers, metrics, dir, stopping, bell, store, fatal };
+        let (queue_bell, queue_rings) = bounded(1);
+        let queue_waker = Waker::new(Box::new(Ring(queue_bell.clone())));
+        let turns = Turns::new(registry.clone(), queue_waker.clone());
+        let queue = thread::Builder::new().name("queue".into()).spawn({
+            let stopping = stopping.clone();
+            move || take_turns(turns, &queue_rings, &stopping)
+        })?;
+        let engine = Self {
+            registry,
+            readers,
+            workers,
+            metrics,
+            dir: dir.to_owned(),
+            stopping,
+            bell,
+            store: Some(store),
+            queue: Some(queue),
+            queue_bell,
+            fatal,
+        };
         engine.recover(homes)?;
+        // What waited before the restart, unless its session's run goes on: its end rings.
+        for session in engine.readers.queues().map_err(|e| EngineError::Recover(e.to_string()))? {
+            queue_waker.wake_session(session);
+        }
         Ok(engine)
     }
 
@@ -186,6 +208,10 @@ impl Engine {
         self.stopping.store(true, Ordering::Release);
         // Full: it rings already.
         self.bell.try_send(()).unwrap_or_default();
+        self.queue_bell.try_send(()).unwrap_or_default();
+        if self.queue.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the queue's thread panicked");
+        }
         match self.store.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,
             Some(Err(_)) => Err(Fatal("the store thread panicked".into())),
@@ -317,6 +343,29 @@ fn keep_store(mut keeping: Keeping, report: &Sender<String>) -> Result<(), Fatal
     }
 }
 
+/// The queue's thread: begins what waits, whenever a run has ended.
+fn take_turns(mut turns: Turns, rings: &Receiver<()>, stopping: &AtomicBool) {
+    loop {
+        let later = turns.take(Millis::now());
+        if stopping.load(Ordering::Acquire) {
+            return;
+        }
+        // A place that becomes free rings nobody, nor does a store that recovers.
+        let rung = match later {
+            true => match rings
+                .recv_timeout(Duration::from_millis(limits::QUEUE_RETRY_MS.unsigned_abs()))
+            {
+                Err(RecvTimeoutError::Disconnected) => Err(()),
+                _ => Ok(()),
+            },
+            false => rings.recv().map_err(|_| ()),
+        };
+        if rung.is_err() {
+            return;
+        }
+    }
+}
+
 impl Keeping {
     fn retain_if_due(&mut self) {
         if Instant::now() < self.retain_at {
@@ -359,11 +408,12 @@ fn wait_until(deadline: Instant, mut done: impl FnMut() -> bool) -> bool {
     }
 }
 
-struct StoreBell(Sender<()>);
+/// Rings a thread that waits on a channel.
+struct Ring(Sender<()>);
 
-impl Bell for StoreBell {
+impl Bell for Ring {
     fn ring(&self) {
-        // Full: it rings already. Disconnected: the store thread is gone.
+        // Full: it rings already. Disconnected: the thread is gone.
         self.0.try_send(()).unwrap_or_default();
     }
 }

@@ -9,6 +9,7 @@ use crate::registry::shelf::{Gap, Kept, Place, ShelfError};
 use crate::registry::{Mode, Registry, StoreState};
 use crate::run::id::{LogEpoch, Ordinal, Position, RunId, Seq, SessionId};
 use crate::run::log;
+use crate::run::queue::Queued;
 use crate::run::state::Statement;
 use crate::run::wake::Waker;
 use crate::sync::Arc;
@@ -62,6 +63,8 @@ pub struct Subscribed {
     pub cursor: Position,
     /// What was durable at this moment: on passing it the reader is caught up.
     pub durable: Position,
+    /// The prompts that wait, and whether they are held.
+    pub queue: (Vec<Queued>, bool),
 }
 
 /// Why nothing was subscribed.
@@ -118,9 +121,10 @@ impl Registry {
             // What is gone is looked up before the slot is given, so that no lock is held across
             // the disk; what retention takes in between is told as a gap in mid-stream.
             let start = self.start(&session, target, named)?;
+            let queue = self.shelf.queue(target.session)?;
             match session.watch(waker) {
                 Ok(watched) if start.still_holds(target, &watched) => {
-                    return Ok(subscribed(&start, target, watched));
+                    return Ok(subscribed(&start, target, watched, queue));
                 }
                 // A run began or ended in between, which decides what is left out: look again.
                 Ok(_) => {}
@@ -303,7 +307,12 @@ impl Start {
     }
 }
 
-fn subscribed(start: &Start, target: &Target, watched: Watched) -> Subscribed {
+fn subscribed(
+    start: &Start,
+    target: &Target,
+    watched: Watched,
+    queue: (Vec<Queued>, bool),
+) -> Subscribed {
     let Watched { statement, durable, .. } = watched;
     // The tail is whatever is durable when the slot is given.
     let cursor = match target.from {
@@ -314,6 +323,7 @@ fn subscribed(start: &Start, target: &Target, watched: Watched) -> Subscribed {
     let pruned = statement.run.is_some() && start.pruned == statement.run;
     let first_seq = if pruned { Seq(0) } else { statement.last_seq.min(Seq(1)) };
     Subscribed {
+        queue,
         first_seq,
         recovered: start.gap.is_none() && !start.skips && !start.rewound,
         rewound: start.rewound,

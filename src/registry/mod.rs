@@ -20,6 +20,7 @@ mod feed;
 mod pending;
 mod persist;
 mod prompt;
+mod queue;
 mod refusal;
 mod session;
 mod shelf;
@@ -55,13 +56,17 @@ pub use engine::{Engine, EngineError, Fatal};
 pub use feed::{From, Read, SubscribeError, Subscribed, Target};
 pub use pending::Pending;
 pub use persist::{Persist, Round};
-pub use prompt::{Accepted, AgentPermit, BegunByAgent, Crew, Job, NotBegun, SendPrompt, Started};
+pub use prompt::{
+    Accepted, AcceptedToQueue, AgentPermit, BegunByAgent, Crew, Job, NotBegun, SendPrompt, Sent,
+    Started,
+};
+pub use queue::{Advance, Turns};
 pub use refusal::{Refusal, RefusalCode};
 pub use session::{
     Admission, Answered, Begin, Begun, Completed, DeleteRefused, EndOfSession, Orders, Refused,
     Session, Watched,
 };
-pub use shelf::{CommitError, Disk, Gap, Kept, Loaded, Place, Shelf, ShelfError};
+pub use shelf::{CommitError, Disk, Gap, Kept, Loaded, Message, Place, Shelf, ShelfError};
 #[cfg(not(any(loom, shuttle)))]
 pub use worker::{Effect, Fold, Staged, Turn};
 

@@ -247,9 +247,12 @@ fn news_of_item(item: &Item) -> News {
             _ => News::None,
         },
         Item::Change(change) => match change.as_ref() {
-            Change::SessionCreated(_) | Change::NativeIdLearned { .. } | Change::RunStarted(_) => {
-                News::UnlessArchived
-            }
+            Change::SessionCreated(_)
+            | Change::NativeIdLearned { .. }
+            | Change::RunStarted(_)
+            | Change::Queued(_)
+            | Change::QueueRemoved { .. }
+            | Change::QueueResumed { .. } => News::UnlessArchived,
             Change::SessionEdited { archived: Some(_), .. } => News::Always,
             Change::SessionEdited { .. } => News::UnlessArchived,
             Change::SessionDeleted => News::Deleted,

@@ -3,15 +3,19 @@
 use serde_json::{Map, Value};
 
 use crate::protocol::frame::{Encoded, Head, encode_head};
-use crate::registry::refusal::{busy, shutting_down};
+use crate::protocol::message::WhenBusy;
+use crate::registry::refusal::{another, busy, queue_full, removed, shutting_down};
+use crate::registry::session::Enqueued;
+use crate::registry::shelf::Message;
 use crate::registry::{
     Begin, Begun, EndOfSession, Pending, Refusal, RefusalCode, Registry, Session,
 };
 use crate::run::change::SessionRow;
 use crate::run::event::By;
 use crate::run::id::{
-    AgentId, ClientMessageId, Millis, NativeId, Ordinal, Position, RunId, SessionId,
+    AgentId, ClientMessageId, Millis, NativeId, Ordinal, Position, QueueId, RunId, SessionId,
 };
+use crate::run::queue::Known;
 use crate::sync::{Arc, AtomicUsize, Ordering};
 
 /// Who starts agents: the workers, or a model's stand-in.
@@ -112,8 +116,45 @@ pub struct SendPrompt {
     pub options: Map<String, Value>,
     /// Makes a resend harmless.
     pub client_message_id: Option<ClientMessageId>,
+    /// What is to become of it while a run is on.
+    pub when_busy: WhenBusy,
     /// Who sends it.
     pub by: By,
+}
+
+/// What became of a prompt.
+#[derive(Debug)]
+pub enum Sent {
+    /// It is a run.
+    Run(Accepted),
+    /// It waits.
+    Queued(AcceptedToQueue),
+}
+
+impl Sent {
+    /// The run, if it is one.
+    #[must_use]
+    pub fn run(self) -> Option<Accepted> {
+        match self {
+            Self::Run(accepted) => Some(accepted),
+            Self::Queued(_) => None,
+        }
+    }
+}
+
+/// A prompt waits in its session's queue.
+#[derive(Debug)]
+pub struct AcceptedToQueue {
+    /// As what.
+    pub id: QueueId,
+    /// Its place, from 1.
+    pub position: usize,
+    /// Whether it waited before (I19).
+    pub duplicate: bool,
+    /// Where the log ended then; `None` for a duplicate.
+    pub cursor: Option<Position>,
+    /// Settled once its place is durable: answer then.
+    pub pending: Pending,
 }
 
 /// A prompt was accepted.
@@ -130,64 +171,107 @@ pub struct Accepted {
 }
 
 impl Registry {
-    /// Accepts a prompt: a run begins, or the one that the same message began is named (I19).
+    /// Accepts a prompt: a run begins, it takes its place in the queue, or what the same message
+    /// became before is named (I19).
     ///
     /// Checked in this order: session, duplicate, provider, busy session, free agent. A refused
     /// send records nothing.
-    pub fn send(self: &Arc<Self>, prompt: SendPrompt, now: Millis) -> Result<Accepted, Refusal> {
+    pub fn send(self: &Arc<Self>, prompt: SendPrompt, now: Millis) -> Result<Sent, Refusal> {
         let hash = prompt_hash(&prompt.content, &prompt.options);
         loop {
             let session = self.find(prompt.session)?;
             if let Some(id) = &prompt.client_message_id
-                && let Some((run, earlier)) = self.shelf.message(prompt.session, id)?
+                && let Some(known) = self.shelf.message(prompt.session, id)?
             {
-                return self.duplicate(&session, run, earlier == hash, Pending::done());
+                return match known {
+                    Message::Run(run, earlier) => {
+                        self.duplicate(&session, run, earlier == hash, Pending::done())
+                    }
+                    Message::Removed => Err(removed()),
+                };
             }
             let crew = self.crew.get().ok_or_else(shutting_down)?;
-            let job = match crew.prepare(&session.row(), &prompt.content, &prompt.options) {
-                Ok(job) => job,
+            let met = match crew.prepare(&session.row(), &prompt.content, &prompt.options) {
+                Ok(job) => {
+                    match self.begin_or_queue(&session, &prompt, crew.as_ref(), job, hash, now)? {
+                        Met::Sent(sent) => return Ok(sent),
+                        Met::Obstacle(begun) => begun,
+                        Met::Changed => continue,
+                    }
+                }
                 // A duplicate is answered even if its provider is gone by now.
                 Err(refusal) => match session.would_begin(prompt.client_message_id.as_ref()) {
-                    Some(Begun::Duplicate { run, hash: earlier, ticket }) => {
-                        let pending = Pending::of(session.clone(), ticket);
-                        return self.duplicate(&session, run, earlier == hash, pending);
-                    }
+                    Some(known @ (Begun::Duplicate { .. } | Begun::Known(_))) => known,
                     Some(Begun::Ended(EndOfSession::Evicted)) => continue,
                     _ => return Err(refusal),
                 },
             };
-            let permit = self.place_for(&session, &prompt, crew.as_ref());
-            let run = RunId::random();
-            let begin = self.begin_of(&session, run, &prompt, hash, now);
-            let agent = begin.agent;
-            match self.begin(&session, begin, permit.is_some())? {
-                Begun::Started { ordinal, ticket } => {
-                    let Some(permit) = permit else { return Err(busy()) };
-                    let started = Started { run, ordinal, agent, at: now, ticket, job, permit };
-                    crew.start(self, &session, started);
-                    return Ok(Accepted {
-                        run,
-                        duplicate: false,
-                        cursor: Position::before_run(ordinal),
-                        pending: Pending::of(session, ticket),
-                    });
-                }
+            match met {
                 Begun::Duplicate { run, hash: earlier, ticket } => {
                     let pending = Pending::of(session.clone(), ticket);
                     return self.duplicate(&session, run, earlier == hash, pending);
                 }
+                Begun::Known(known) => return waits(session, known, hash),
                 Begun::Busy => {
                     return Err(Refusal::new(
                         RefusalCode::RunInProgress,
-                        "A run is running in this session; wait for its end or abort it.",
+                        "A run is running in this session; wait for its end, abort it, or send \
+                         with whenBusy \"queue\".",
                     ));
                 }
-                Begun::Ended(EndOfSession::Evicted) => {}
+                Begun::Ended(EndOfSession::Evicted) | Begun::Started { .. } => {}
                 Begun::Ended(EndOfSession::Deleted) => {
                     return Err(Refusal::no_session(prompt.session));
                 }
                 Begun::Ended(EndOfSession::Closing) => return Err(shutting_down()),
             }
+        }
+    }
+
+    fn begin_or_queue(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        prompt: &SendPrompt,
+        crew: &dyn Crew,
+        job: Job,
+        hash: [u8; 32],
+        now: Millis,
+    ) -> Result<Met, Refusal> {
+        if prompt.when_busy == WhenBusy::Queue {
+            match self.enqueue(session, prompt, hash, now)? {
+                Enqueued::Free => {}
+                Enqueued::Waiting { id, position, cursor, ticket } => {
+                    return Ok(Met::Sent(Sent::Queued(AcceptedToQueue {
+                        id,
+                        position,
+                        duplicate: false,
+                        cursor: Some(cursor),
+                        pending: Pending::of(session.clone(), ticket),
+                    })));
+                }
+                Enqueued::Full => return Err(queue_full()),
+                Enqueued::Refused(obstacle) => return Ok(Met::Obstacle(obstacle)),
+            }
+        }
+        let permit = self.place_for(session, prompt.client_message_id.as_ref(), crew);
+        let run = RunId::random();
+        let begin = self.begin_of(session, run, &OfPrompt::sent(prompt, hash), now);
+        let agent = begin.agent;
+        match self.begin(session, begin, permit.is_some())? {
+            Begun::Started { ordinal, ticket } => {
+                let Some(permit) = permit else { return Err(busy()) };
+                let started = Started { run, ordinal, agent, at: now, ticket, job, permit };
+                crew.start(self, session, started);
+                Ok(Met::Sent(Sent::Run(Accepted {
+                    run,
+                    duplicate: false,
+                    cursor: Position::before_run(ordinal),
+                    pending: Pending::of(session.clone(), ticket),
+                })))
+            }
+            // It became busy meanwhile: then it waits.
+            Begun::Busy if prompt.when_busy == WhenBusy::Queue => Ok(Met::Changed),
+            obstacle => Ok(Met::Obstacle(obstacle)),
         }
     }
 
@@ -218,7 +302,9 @@ impl Registry {
                 }
                 Begun::Busy => return Err(NotBegun::Busy),
                 Begun::Ended(EndOfSession::Evicted) => {}
-                Begun::Ended(_) | Begun::Duplicate { .. } => return Err(NotBegun::Ended),
+                Begun::Ended(_) | Begun::Duplicate { .. } | Begun::Known(_) => {
+                    return Err(NotBegun::Ended);
+                }
             }
         }
     }
@@ -235,6 +321,7 @@ impl Registry {
                 options: &Map::new(),
                 origin: "agent",
                 client_message_id: None,
+                queue_id: None,
                 by: None,
                 started_at: now,
             },
@@ -246,6 +333,7 @@ impl Registry {
             origin: "agent",
             prompt_hash: prompt_hash("", &Map::new()),
             client_message_id: None,
+            queued: None,
             now,
             head,
             whole,
@@ -258,12 +346,12 @@ impl Registry {
     fn place_for(
         &self,
         session: &Session,
-        prompt: &SendPrompt,
+        message: Option<&ClientMessageId>,
         crew: &dyn Crew,
     ) -> Option<AgentPermit> {
         self.permit().or_else(|| {
-            let begins = session.would_begin(prompt.client_message_id.as_ref()).is_none();
-            (begins && crew.make_room(prompt.session)).then(|| self.extra_permit())
+            let begins = session.would_begin(message).is_none();
+            (begins && crew.make_room(session.id())).then(|| self.extra_permit())
         })
     }
 
@@ -274,7 +362,7 @@ impl Registry {
     }
 
     /// A place among the agents that may be alive at once.
-    fn permit(&self) -> Option<AgentPermit> {
+    pub(super) fn permit(&self) -> Option<AgentPermit> {
         let max = self.limits.agents_max;
         // Never above the bound, not even for a moment: another send would be told `BUSY`.
         let claim = |taken| (taken < max).then_some(taken + 1);
@@ -300,12 +388,11 @@ impl Registry {
         Ok(begun)
     }
 
-    fn begin_of(
+    pub(super) fn begin_of(
         &self,
         session: &Session,
         run: RunId,
-        prompt: &SendPrompt,
-        prompt_hash: [u8; 32],
+        prompt: &OfPrompt<'_>,
         now: Millis,
     ) -> Begin {
         let row = session.row();
@@ -314,11 +401,12 @@ impl Registry {
                 session: row.id,
                 run,
                 provider: &row.provider,
-                content: &prompt.content,
-                options: &prompt.options,
+                content: prompt.content,
+                options: prompt.options,
                 origin: "user",
-                client_message_id: prompt.client_message_id.as_ref(),
-                by: Some(&prompt.by),
+                client_message_id: prompt.client_message_id,
+                queue_id: prompt.queued,
+                by: Some(prompt.by),
                 started_at: now,
             },
             self.limits.event_bytes_max,
@@ -327,12 +415,13 @@ impl Registry {
             run,
             agent: AgentId::random(),
             origin: "user",
-            prompt_hash,
-            client_message_id: prompt.client_message_id.clone(),
+            prompt_hash: prompt.hash,
+            client_message_id: prompt.client_message_id.cloned(),
+            queued: prompt.queued,
             now,
             head,
             whole,
-            title: title_of(&prompt.content),
+            title: title_of(prompt.content),
         }
     }
 
@@ -342,19 +431,64 @@ impl Registry {
         run: RunId,
         same: bool,
         pending: Pending,
-    ) -> Result<Accepted, Refusal> {
+    ) -> Result<Sent, Refusal> {
         if !same {
-            return Err(Refusal::new(
-                RefusalCode::InvalidField,
-                "clientMessageId: another prompt of this session had this id; use a new one.",
-            ));
+            return Err(another());
         }
         // Its row need not be on disk yet.
         let ordinal = match session.ordinal_of(run) {
             Some(ordinal) => ordinal,
             None => self.shelf.locate(run)?.map_or(Ordinal(0), |place| place.ordinal),
         };
-        Ok(Accepted { run, duplicate: true, cursor: Position::before_run(ordinal), pending })
+        let cursor = Position::before_run(ordinal);
+        Ok(Sent::Run(Accepted { run, duplicate: true, cursor, pending }))
+    }
+}
+
+/// How far a send got.
+enum Met {
+    Sent(Sent),
+    Obstacle(Begun),
+    /// What was decided on has changed meanwhile: look again.
+    Changed,
+}
+
+/// A prompt whose run begins, as it was sent or as it waited.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OfPrompt<'a> {
+    pub(super) content: &'a str,
+    pub(super) options: &'a Map<String, Value>,
+    pub(super) client_message_id: Option<&'a ClientMessageId>,
+    pub(super) hash: [u8; 32],
+    pub(super) by: &'a By,
+    pub(super) queued: Option<QueueId>,
+}
+
+impl<'a> OfPrompt<'a> {
+    fn sent(prompt: &'a SendPrompt, hash: [u8; 32]) -> Self {
+        Self {
+            content: &prompt.content,
+            options: &prompt.options,
+            client_message_id: prompt.client_message_id.as_ref(),
+            hash,
+            by: &prompt.by,
+            queued: None,
+        }
+    }
+}
+
+/// The same message waits already, or was taken out (I19).
+fn waits(session: Arc<Session>, known: Known, hash: [u8; 32]) -> Result<Sent, Refusal> {
+    match known {
+        Known::Removed => Err(removed()),
+        Known::Waiting { hash: earlier, .. } if earlier != hash => Err(another()),
+        Known::Waiting { id, position, ticket, .. } => Ok(Sent::Queued(AcceptedToQueue {
+            id,
+            position,
+            duplicate: true,
+            cursor: None,
+            pending: Pending::of(session, ticket),
+        })),
     }
 }
 

@@ -28,6 +28,8 @@ pub enum RefusalCode {
     RunNotFound,
     /// No such permission request.
     PermissionNotFound,
+    /// No such prompt waits.
+    QueuedPromptNotFound,
     /// Somebody was first.
     PermissionAlreadyResolved,
     /// `agents_max` agents are at work.
@@ -67,5 +69,35 @@ pub(super) fn busy() -> Refusal {
     Refusal::new(
         RefusalCode::Busy,
         "As many agents are at work as agents_max allows; nothing was recorded, try again.",
+    )
+}
+
+pub(super) fn queue_full() -> Refusal {
+    Refusal::new(
+        RefusalCode::Busy,
+        "The session's queue is full; nothing was recorded, try again when a prompt has begun.",
+    )
+}
+
+pub(super) fn no_queued() -> Refusal {
+    Refusal::new(
+        RefusalCode::QueuedPromptNotFound,
+        "That prompt does not wait (any more): it began, or somebody took it out.",
+    )
+}
+
+/// Another prompt had the id.
+pub(super) fn another() -> Refusal {
+    Refusal::new(
+        RefusalCode::InvalidField,
+        "clientMessageId: another prompt of this session had this id; use a new one.",
+    )
+}
+
+/// A resend of what somebody took out is no new wish (I19).
+pub(super) fn removed() -> Refusal {
+    Refusal::new(
+        RefusalCode::InvalidField,
+        "clientMessageId: the prompt with this id was taken out of the queue; use a new one.",
     )
 }

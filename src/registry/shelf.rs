@@ -9,6 +9,7 @@ use crate::run::change::{Batch, SessionRow};
 use crate::run::id::{
     ClientMessageId, NativeId, Ordinal, Position, RequestId, RunId, Seq, SessionId,
 };
+use crate::run::queue::{Queue, Queued};
 use crate::run::server_change::ServerChange;
 use crate::run::state::{Permission, Run};
 
@@ -28,12 +29,14 @@ pub trait Shelf: Send + Sync {
         upto: Position,
         bytes: usize,
     ) -> Result<Kept, ShelfError>;
-    /// The run that a prompt with this id began, and the prompt's hash.
+    /// What became of a prompt with this id, unless it waits.
     fn message(
         &self,
         session: SessionId,
         id: &ClientMessageId,
-    ) -> Result<Option<(RunId, [u8; 32])>, ShelfError>;
+    ) -> Result<Option<Message>, ShelfError>;
+    /// The prompts that wait in a session, in order, and whether they are held.
+    fn queue(&self, session: SessionId) -> Result<(Vec<Queued>, bool), ShelfError>;
     /// Whose a provider's own id is.
     fn native(&self, provider: &str, id: &NativeId) -> Result<Option<SessionId>, ShelfError>;
     /// Whether a permission request was ever asked.
@@ -58,6 +61,17 @@ pub struct Loaded {
     pub newest: Option<Run>,
     /// What waits in that run, if it has no `complete`.
     pub permissions: Vec<(RequestId, Permission)>,
+    /// The prompts that wait for it to end.
+    pub queue: Queue,
+}
+
+/// What is known of a prompt's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// It began this run, and what it said has this hash.
+    Run(RunId, [u8; 32]),
+    /// It was taken out of the queue.
+    Removed,
 }
 
 /// Where a run stands.

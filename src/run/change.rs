@@ -7,8 +7,9 @@ use tungstenite::Utf8Bytes;
 
 use crate::run::event::{AnswerState, By, Complete, Decision};
 use crate::run::id::{
-    AgentId, ClientMessageId, Millis, NativeId, Position, RequestId, RunId, SessionId,
+    AgentId, ClientMessageId, Millis, NativeId, Position, QueueId, RequestId, RunId, SessionId,
 };
+use crate::run::queue::Queued;
 use crate::run::state::AnswerRequest;
 use crate::sync::Arc;
 
@@ -122,6 +123,20 @@ pub enum Change {
         /// The process that takes it.
         agent: AgentId,
     },
+    /// A prompt waits for the run to end.
+    Queued(Box<Queued>),
+    /// Somebody took a waiting prompt out.
+    QueueRemoved {
+        /// Which.
+        id: QueueId,
+        /// When.
+        at: Millis,
+    },
+    /// A queue that an abort held goes on.
+    QueueResumed {
+        /// When.
+        at: Millis,
+    },
     /// Somebody asked that the run stop.
     AbortAsked {
         /// Which run.
@@ -225,6 +240,8 @@ pub struct RunRow {
     pub prompt_hash: [u8; 32],
     /// The sender's id for the prompt, if it gave one.
     pub client_message_id: Option<ClientMessageId>,
+    /// The place in the queue that its prompt leaves in the same step (I19).
+    pub queued: Option<QueueId>,
     /// When it began.
     pub started_at: Millis,
     /// The head frame, `run_started`, as sent.

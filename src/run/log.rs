@@ -493,6 +493,7 @@ mod tests {
             origin: "user",
             prompt_hash: [0; 32],
             client_message_id: None,
+            queued: None,
             started_at: Millis(0),
             head: "head".into(),
             title: None,

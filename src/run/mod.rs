@@ -6,6 +6,7 @@ pub mod change;
 pub mod event;
 pub mod id;
 pub mod log;
+pub mod queue;
 pub mod server_change;
 pub mod state;
 pub mod wake;

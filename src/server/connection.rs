@@ -17,7 +17,7 @@ use crate::limits::{self, Limits};
 use crate::metrics::Metrics;
 use crate::protocol::gateway::{Ack, GatewayFrame};
 use crate::protocol::message::decode;
-use crate::registry::{self, AnnouncementCursor, Pending, Refusal, Registry};
+use crate::registry::{self, AnnouncementCursor, Pending, Refusal, Registry, Sent};
 use crate::run::event::{AnswerState, By};
 use crate::run::id::{Millis, Position, SessionId};
 use crate::run::log::Settled;
@@ -27,7 +27,7 @@ use crate::server::news::{self, News};
 use crate::server::socket::{Socket, after};
 use crate::server::stream::Stream;
 use crate::server::subscriber::{
-    AcceptedRun, Action, Greeting, ReplyTo, Subscriber, Ticket, gap_range,
+    AcceptedRun, Action, Greeting, QueuedPrompt, ReplyTo, Subscriber, Ticket, gap_range,
 };
 use crate::server::tally::{Tally, time_of};
 use crate::server::wait::{Interest, Order, Ready, Waiter};
@@ -251,7 +251,19 @@ impl<'a> Connection<'a> {
             Action::Send { prompt, reply } => {
                 let (session, id) = (prompt.session, prompt.client_message_id.clone());
                 match registry.send(prompt, now) {
-                    Ok(accepted) => {
+                    Ok(Sent::Queued(queued)) => {
+                        self.await_settled(&queued.pending);
+                        registry.watch(&self.waker, session);
+                        let registry::AcceptedToQueue { id: queue_id, pending, .. } = queued;
+                        let queued = QueuedPrompt {
+                            id: queue_id,
+                            position: queued.position,
+                            duplicate: queued.duplicate,
+                            cursor: queued.cursor,
+                        };
+                        self.subscriber.queued(reply, session, queued, id, pending);
+                    }
+                    Ok(Sent::Run(accepted)) => {
                         self.await_settled(&accepted.pending);
                         // From here on the session stays in memory, so that it can be followed.
                         registry.watch(&self.waker, session);

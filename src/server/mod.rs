@@ -413,6 +413,7 @@ fn error_code(code: RefusalCode) -> ErrorCode {
         RefusalCode::NoActiveRun => ErrorCode::NoActiveRun,
         RefusalCode::RunNotFound => ErrorCode::RunNotFound,
         RefusalCode::PermissionNotFound => ErrorCode::PermissionNotFound,
+        RefusalCode::QueuedPromptNotFound => ErrorCode::QueuedPromptNotFound,
         RefusalCode::PermissionAlreadyResolved => ErrorCode::PermissionAlreadyResolved,
         RefusalCode::Busy => ErrorCode::Busy,
         RefusalCode::StoreUnavailable => ErrorCode::StoreUnavailable,

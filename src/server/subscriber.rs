@@ -18,10 +18,11 @@ use crate::protocol::message::{
 use crate::registry::{From, Gap, SendPrompt, SubscribeError, Subscribed, Target};
 use crate::run::event::{By, ByKind};
 use crate::run::id::{
-    ClientMessageId, LogEpoch, Millis, Position, RequestId, RunId, Seq, SessionId,
+    ClientMessageId, LogEpoch, Millis, Position, QueueId, RequestId, RunId, Seq, SessionId,
 };
 use crate::run::log::Settled;
 use crate::run::state::{AnswerRequest, PendingPermission};
+use crate::server::view;
 
 /// How our own command line names itself, before its version.
 pub const CLI: &str = "reattach-cli";
@@ -109,6 +110,19 @@ pub struct AcceptedRun {
     pub duplicate: bool,
     /// The cursor just before its head.
     pub cursor: Position,
+}
+
+/// A prompt that waits, or waited before.
+#[derive(Clone, Copy, Debug)]
+pub struct QueuedPrompt {
+    /// As what.
+    pub id: QueueId,
+    /// Its place, from 1.
+    pub position: usize,
+    /// Whether it waited before (I19).
+    pub duplicate: bool,
+    /// Where the log ended then; `None` for a duplicate, whose sender need not be the first one's.
+    pub cursor: Option<Position>,
 }
 
 /// One client.
@@ -210,6 +224,7 @@ impl<T: Ticket> Subscriber<T> {
                         content: prompt.content,
                         options: prompt.options,
                         client_message_id: prompt.client_message_id,
+                        when_busy: prompt.when_busy,
                         by: self.by.clone(),
                     },
                     reply: ReplyTo { reference, session: Some(named) },
@@ -283,6 +298,29 @@ impl<T: Ticket> Subscriber<T> {
             duplicate,
         };
         let follow = Some((session, cursor));
+        let frame = Box::new(frame);
+        self.outbox.push_back(Reply { frame, to: reply, ticket: Some(ticket), follow });
+    }
+
+    /// A prompt waits. The client follows the session from there, unless it does already: the run
+    /// that its prompt becomes arrives by itself.
+    pub fn queued(
+        &mut self,
+        reply: ReplyTo,
+        session: SessionId,
+        queued: QueuedPrompt,
+        client_message_id: Option<ClientMessageId>,
+        ticket: T,
+    ) {
+        let QueuedPrompt { id, position, duplicate, cursor } = queued;
+        let frame = GatewayFrame::ChatQueued {
+            session_id: session,
+            queue_id: id,
+            position,
+            client_message_id,
+            duplicate,
+        };
+        let follow = cursor.map(|cursor| (session, cursor));
         let frame = Box::new(frame);
         self.outbox.push_back(Reply { frame, to: reply, ticket: Some(ticket), follow });
     }
@@ -488,7 +526,7 @@ impl Subscription {
 /// What a client learns of a session that it follows from now on.
 #[must_use]
 pub fn statement(session_id: String, subscribed: Subscribed, epoch: LogEpoch) -> ChatSubscribed {
-    let Subscribed { statement, first_seq, recovered, rewound, gap, .. } = subscribed;
+    let Subscribed { statement, first_seq, recovered, rewound, gap, queue, .. } = subscribed;
     ChatSubscribed {
         session_id,
         is_processing: statement.is_processing,
@@ -499,7 +537,8 @@ pub fn statement(session_id: String, subscribed: Subscribed, epoch: LogEpoch) ->
         rewound: rewound.then_some(true),
         gap: gap.map(gap_range),
         pending_permissions: pending(statement.pending),
-        queue: [],
+        queue: view::queue(&queue.0, Some(limits::QUEUE_PREVIEW_CHARS)),
+        queue_held: queue.1,
         log_epoch: epoch,
         error: None,
     }

@@ -72,6 +72,7 @@ fn found(cursor: Position, durable: Position) -> Subscribed {
         pending: Vec::new(),
     };
     Subscribed {
+        queue: (Vec::new(), false),
         statement,
         first_seq: Seq(1),
         recovered: true,

@@ -9,6 +9,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::hash::RunHash;
+use super::queue;
 use super::rows::{int, to_word};
 use crate::run::change::{Batch, Change, Frame, Item, Mark, RunEnd, RunRow, SessionRow};
 use crate::run::event::{AnswerState, By};
@@ -258,7 +259,11 @@ impl Step<'_> {
                 complete.aborted,
                 to_word(complete.reason)
             ],
-        )
+        )?;
+        if complete.aborted {
+            queue::hold(self.conn, self.session()?.row, true)?;
+        }
+        Ok(())
     }
 
     fn change(&mut self, change: &Change) -> Result<(), Refusal> {
@@ -279,6 +284,15 @@ impl Step<'_> {
                 )
             }
             Change::RunStarted(row) => self.start_run(row),
+            Change::Queued(queued) => Ok(queue::add(self.conn, self.session()?.row, queued)?),
+            Change::QueueRemoved { id, at } => {
+                let session = self.session()?.row;
+                match queue::remove(self.conn, session, *id, *at)? {
+                    true => Ok(()),
+                    false => contradiction(format!("no prompt {id} waits")),
+                }
+            }
+            Change::QueueResumed { .. } => Ok(queue::hold(self.conn, self.session()?.row, false)?),
             // Offsets are those of its journal from now on. One that has its end is taken by nobody.
             Change::RunAdopted { run, agent } => {
                 let row = self.run_of(*run)?;
@@ -446,6 +460,13 @@ impl Step<'_> {
 
     fn start_run(&mut self, row: &RunRow) -> Result<(), Refusal> {
         let session = self.session()?.row;
+        match row.queued {
+            Some(id) if !queue::start(self.conn, session, id)? => {
+                return contradiction(format!("no prompt {id} waits"));
+            }
+            None if row.origin == "user" => queue::hold(self.conn, session, false)?,
+            _ => {}
+        }
         let bytes = length(row.head.as_bytes());
         let mut hash = RunHash::default();
         hash.add(row.head.as_bytes());

@@ -24,6 +24,7 @@ mod frames;
 mod hash;
 mod listing;
 mod pages;
+mod queue;
 mod reader;
 mod restore;
 mod retention;
@@ -42,6 +43,7 @@ pub use files::{BALLAST, DATABASE, LOCK};
 pub use frames::{Gone, Place, Read, Stored};
 pub use listing::{Listed, RunFilter, SessionFilter};
 pub use pages::{EventsPage, PageLimit};
+pub use queue::KnownMessage;
 pub use reader::Readers;
 pub use restore::{
     Place as RestorePlace, RestoreError, RestoreOptions, Restored, is_database, verify_backup,

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::error::ReadError;
+use super::queue;
 use super::rows::{
     AnsweredPermission, OpenRun, PendingPermission, PermissionState, ProjectRow, RUN_COLUMNS,
     RunSummary, SESSION_COLUMNS, SessionSnapshot, SessionView, frame_text, from_json, from_word,
@@ -16,8 +17,7 @@ use super::rows::{
 };
 use super::{READER_CACHE_KIB, connect};
 use crate::run::id::{
-    AgentId, ClientMessageId, LogEpoch, Millis, NativeId, Ordinal, Position, RequestId, RunId, Seq,
-    SessionId,
+    AgentId, LogEpoch, Millis, NativeId, Ordinal, Position, RequestId, RunId, Seq, SessionId,
 };
 
 /// The reading end of the store: a few connections that any thread may use, one read at a time
@@ -174,27 +174,6 @@ impl Readers {
         })
     }
 
-    /// The run that a prompt with this id began, with the hash of that prompt (I19).
-    ///
-    /// # Errors
-    /// As SQLite says.
-    pub fn find_message(
-        &self,
-        session: SessionId,
-        message: &ClientMessageId,
-    ) -> Result<Option<(RunId, [u8; 32])>, ReadError> {
-        self.read(|conn| {
-            let mut found = conn.prepare_cached(
-                "SELECT rid, prompt_hash FROM run WHERE client_message_id = ?2 \
-                 AND session = (SELECT id FROM session WHERE sid = ?1)",
-            )?;
-            let found = found.query_row(params![session.as_bytes(), message.0], |row| {
-                Ok((RunId::from_bytes(row.get(0)?), row.get(1)?))
-            });
-            Ok(found.optional()?)
-        })
-    }
-
     /// All permission requests that wait for an answer, oldest first.
     ///
     /// # Errors
@@ -296,7 +275,15 @@ pub(super) fn view(conn: &Connection, row: &rusqlite::Row<'_>) -> rusqlite::Resu
         .query_row([id], |row| Ok((run_summary(row)?, row.get("waiting")?)))
         .optional()?;
     let (last_run, waiting) = last.map_or((None, false), |(run, waiting)| (Some(run), waiting));
-    Ok(SessionView { row: session_row(row)?, project: project_row(row)?, last_run, waiting })
+    let (queued, queue_held) = queue::waiting(conn, id)?;
+    Ok(SessionView {
+        row: session_row(row)?,
+        project: project_row(row)?,
+        last_run,
+        waiting,
+        queued,
+        queue_held,
+    })
 }
 
 /// The condition that a run `r` is of this session, given as ?1; without one any run will do. A

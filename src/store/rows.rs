@@ -114,6 +114,10 @@ pub struct SessionView {
     pub last_run: Option<RunSummary>,
     /// Whether a permission request waits for an answer.
     pub waiting: bool,
+    /// How many prompts wait in its queue.
+    pub queued: u64,
+    /// Whether an abort stopped them.
+    pub queue_held: bool,
 }
 
 /// A session with all that a subscriber is told at first.

@@ -27,6 +27,7 @@ mod http;
 mod keeper;
 mod pages;
 mod pressure;
+mod queue;
 mod races;
 mod sessions;
 mod sse;

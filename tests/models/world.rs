@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use reattach::limits::Limits;
 use reattach::oracle::{Alarm, Checker, MemoryDisk};
+use reattach::protocol::message::WhenBusy;
 use reattach::registry::{
     Admission, Composer, Crew, From, Job, Persist, Read, Refusal, Refused, Registry, Round,
     SendPrompt, Session, Started, Target, end,
@@ -128,9 +129,10 @@ impl World {
             content: content.into(),
             options: Map::new(),
             client_message_id: message.map(|id| ClientMessageId(id.into())),
+            when_busy: WhenBusy::Refuse,
             by: by("sender"),
         };
-        self.registry.send(prompt, NOW)
+        self.registry.send(prompt, NOW).map(|sent| sent.run().expect("nobody asked it to wait"))
     }
 
     /// What the disk has of the session, checked as a subscriber from the start would.

@@ -19,9 +19,10 @@ use super::disk::MemoryDisk;
 use super::model::{Answer, Asked, Model, News, RunModel, SessionModel};
 use super::op::Op;
 use crate::limits::Limits;
+use crate::protocol::message::WhenBusy;
 use crate::registry::{
     Admission, Completed, Composer, Pending, Persist, Refusal, RefusalCode, Refused, Registry,
-    SendPrompt, Session, cancelled, end, request_id,
+    SendPrompt, Sent, Session, cancelled, end, request_id,
 };
 use crate::run::change::{Mark, SessionRow};
 use crate::run::event::{
@@ -233,10 +234,14 @@ impl Machine {
             content: format!("prompt {content}"),
             options: Map::new(),
             client_message_id: name,
+            when_busy: WhenBusy::Refuse,
             by: somebody(),
         };
         let agents = self.crew.0.lock().len();
-        let sent = self.registry.send(prompt, Millis(self.now));
+        let sent = self.registry.send(prompt, Millis(self.now)).map(|sent| match sent {
+            Sent::Run(accepted) => accepted,
+            Sent::Queued(_) => panic!("I5: nobody asked it to wait"),
+        });
         let store_bad = self.model.store_bad;
         let model = &mut self.model.sessions[index];
         let before = model.now.began_by(message).filter(|_| message > 0);

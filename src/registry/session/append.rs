@@ -29,7 +29,7 @@ impl Session {
         admission: Admission,
         and: impl FnOnce(&mut Inner),
     ) -> Result<(), Refused> {
-        let wakes = {
+        let (wakes, ready) = {
             let mut inner = self.inner.lock();
             inner.append(run, group, admission, &self.budget)?;
             and(&mut inner);
@@ -43,10 +43,13 @@ impl Session {
                     wakes.other(worker.clone());
                 }
             }
-            wakes
+            (wakes, inner.is_ready())
         };
         wakes.wake();
         self.budget.wake_store(self.id);
+        if ready {
+            self.budget.wake_queue(self.id);
+        }
         Ok(())
     }
 
@@ -256,6 +259,11 @@ impl Inner {
         }
         for frame in &group {
             self.runs.appended(frame);
+            if let Some(Mark::Complete(end)) = frame.mark.as_deref()
+                && end.complete.aborted
+            {
+                self.queue.hold();
+            }
         }
         let before = self.log.bytes();
         self.log.push(group);
@@ -326,6 +334,7 @@ mod tests {
             origin: "user",
             prompt_hash: [0; 32],
             client_message_id: None,
+            queued: None,
             now,
             head: "{}".into(),
             whole: None,

@@ -6,6 +6,7 @@
 //! Lock order: registry map, session, waker (I16). Must not know HTTP, WebSocket, SQLite.
 
 mod append;
+mod queue;
 mod reading;
 mod storing;
 
@@ -17,13 +18,16 @@ use crate::registry::shelf::Loaded;
 use crate::run::change::{Change, Frame, RunRow, SessionRow, Whole};
 use crate::run::event::By;
 use crate::run::id::{
-    AgentId, ClientMessageId, Millis, NativeId, Ordinal, Position, RequestId, RunId, Seq, SessionId,
+    AgentId, ClientMessageId, Millis, NativeId, Ordinal, Position, QueueId, RequestId, RunId, Seq,
+    SessionId,
 };
 use crate::run::log::Log;
+use crate::run::queue::{Known, Queue};
 use crate::run::state::{AnswerRequest, PermissionState, Phase, Run, Runs};
 use crate::run::wake::{Waker, Wakes};
 use crate::sync::{Arc, Mutex};
 
+pub(super) use queue::Enqueued;
 pub use reading::Watched;
 
 /// One session.
@@ -39,6 +43,7 @@ struct Inner {
     row: SessionRow,
     log: Log,
     runs: Runs,
+    queue: Queue,
     /// The worker of the newest run.
     worker: Option<(RunId, Waker)>,
     /// Answers that the worker has not taken yet.
@@ -75,6 +80,8 @@ pub struct Begin {
     pub prompt_hash: [u8; 32],
     /// The sender's id for the prompt.
     pub client_message_id: Option<ClientMessageId>,
+    /// Its place in the queue, if it waited there.
+    pub queued: Option<QueueId>,
     /// When.
     pub now: Millis,
     /// `run_started`, encoded.
@@ -104,7 +111,9 @@ pub enum Begun {
         /// Settled once that run's row is durable.
         ticket: u64,
     },
-    /// A run is running (I5). Nothing changed.
+    /// The same message waits in the queue, or was taken out of it (I19).
+    Known(Known),
+    /// A run is running (I5), or a queued prompt's is about to begin. Nothing changed.
     Busy,
     /// The session takes nothing new.
     Ended(EndOfSession),
@@ -195,7 +204,9 @@ impl Session {
             .as_ref()
             .map_or(Position::START, |run| Position::new(run.ordinal, run.last_seq));
         let runs = Runs::loaded(loaded.newest, loaded.permissions);
-        Self::new(loaded.row, last, runs, budget)
+        let session = Self::new(loaded.row, last, runs, budget);
+        session.inner.lock().queue = loaded.queue;
+        session
     }
 
     fn new(row: SessionRow, last: Position, runs: Runs, budget: Arc<Budget>) -> Self {
@@ -205,6 +216,7 @@ impl Session {
             row,
             log,
             runs,
+            queue: Queue::default(),
             worker: None,
             answers: VecDeque::new(),
             end: None,
@@ -242,7 +254,13 @@ impl Session {
     /// then wakes the store, once it holds no lock (I16).
     pub(super) fn begin(&self, begin: Begin) -> Begun {
         let mut inner = self.inner.lock();
-        match inner.obstacle(begin.client_message_id.as_ref()) {
+        let obstacle = match (begin.queued, begin.origin) {
+            (Some(id), _) => inner.obstacle_of_queued(id),
+            // What an agent does by itself waits for nobody's turn.
+            (None, "agent") => inner.obstacle_of_any(),
+            _ => inner.obstacle(begin.client_message_id.as_ref()),
+        };
+        match obstacle {
             Some(obstacle) => obstacle,
             None => inner.begin(begin, &self.budget),
         }
@@ -465,7 +483,16 @@ impl Inner {
         if let Some((run, hash, ticket)) = message.and_then(|id| self.runs.find_accepted(id)) {
             return Some(Begun::Duplicate { run, hash, ticket });
         }
-        self.runs.running().is_some().then_some(Begun::Busy)
+        if let Some(known) = message.and_then(|id| self.queue.find(id)) {
+            return Some(Begun::Known(known));
+        }
+        self.is_busy().then_some(Begun::Busy)
+    }
+
+    /// What stands against any new run.
+    fn obstacle_of_any(&self) -> Option<Begun> {
+        let running = self.runs.running().is_some();
+        self.end.map(Begun::Ended).or_else(|| running.then_some(Begun::Busy))
     }
 
     /// A run that can still be written to: it has no `complete`, the store has not refused it, and
@@ -501,6 +528,7 @@ impl Inner {
             && next.is_none()
             && self.end.is_none_or(|end| end == EndOfSession::Closing)
             && self.runs.running().is_none()
+            && self.queue.ready().is_none()
             && !self.log.has_undurable()
             && !self.log.is_watched();
         (next, idle)
@@ -509,6 +537,12 @@ impl Inner {
     fn begin(&mut self, begin: Begin, budget: &Budget) -> Begun {
         let ordinal = self.runs.next_ordinal();
         let at = Position::new(ordinal, Seq(0));
+        match begin.queued {
+            Some(id) => assert!(self.queue.start(id), "I19: only the first one's turn comes"),
+            // Whoever sends goes on, and what waits after it.
+            None if begin.origin == "user" => self.queue.resume(),
+            None => {}
+        }
         self.row.updated_at = begin.now;
         let title = begin.title.filter(|_| self.row.title.is_none());
         if title.is_some() {
@@ -530,6 +564,7 @@ impl Inner {
             origin: begin.origin,
             prompt_hash: begin.prompt_hash,
             client_message_id: begin.client_message_id.clone(),
+            queued: begin.queued,
             started_at: begin.now,
             head: begin.head.clone(),
             title,

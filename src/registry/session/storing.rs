@@ -53,6 +53,7 @@ impl Session {
         self.budget.changed(before, inner.log.bytes());
         inner.runs.roll_back(loaded.newest, loaded.permissions, settled);
         inner.row = loaded.row;
+        inner.queue = loaded.queue;
         inner.answers.clear();
         if let Some((_, worker)) = &inner.worker {
             wakes.other(worker.clone());

@@ -6,6 +6,7 @@ mod health;
 mod permissions;
 mod places;
 pub mod query;
+mod queue;
 mod runs;
 mod sessions;
 
@@ -135,7 +136,9 @@ impl Api {
             ("GET", ["sessions", id, "runs"]) => runs::of_session(&call, id),
             ("POST", ["sessions", id, "runs"]) => runs::start(&call, id),
             ("GET", ["sessions", id, "events"]) => events::page(&call, id),
-            ("GET", ["sessions", id, "queue"]) => sessions::queue(&call, id),
+            ("GET", ["sessions", id, "queue"]) => queue::list(&call, id),
+            ("DELETE", ["sessions", id, "queue", queued]) => queue::remove(&call, id, queued),
+            ("POST", ["sessions", id, "queue", "resume"]) => queue::resume(&call, id),
             ("GET", ["runs"]) => runs::list(&call),
             ("GET", ["runs", id]) => runs::show(&call, id),
             ("POST", ["runs", id, "abort"]) => runs::abort(&call, id),
@@ -151,6 +154,7 @@ impl Api {
                 ["sessions" | "runs" | "permissions" | "projects" | "providers" | "folders"]
                 | ["sessions" | "runs" | "permissions" | "projects", _]
                 | ["sessions", _, "runs" | "events" | "queue"]
+                | ["sessions", _, "queue", _]
                 | ["runs", _, "abort"]
                 | ["runs", _, "events", _],
             ) => Err(not_allowed()),
@@ -314,9 +318,10 @@ pub fn sender(credential: Option<Credential>, headers: &HeaderMap) -> By {
 
 fn status_of(code: ErrorCode) -> StatusCode {
     match code {
-        ErrorCode::SessionNotFound | ErrorCode::RunNotFound | ErrorCode::PermissionNotFound => {
-            StatusCode::NOT_FOUND
-        }
+        ErrorCode::SessionNotFound
+        | ErrorCode::RunNotFound
+        | ErrorCode::PermissionNotFound
+        | ErrorCode::QueuedPromptNotFound => StatusCode::NOT_FOUND,
         ErrorCode::RunInProgress
         | ErrorCode::NoActiveRun
         | ErrorCode::PermissionAlreadyResolved => StatusCode::CONFLICT,

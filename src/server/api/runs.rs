@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use crate::protocol::message::{ErrorCode, Prompt, run_id};
-use crate::registry::SendPrompt;
+use crate::registry::{AcceptedToQueue, SendPrompt, Sent};
 use crate::server::api::{Call, Outcome, Problem, listed};
 use crate::server::http::response::Response;
 use crate::server::view;
@@ -21,12 +21,19 @@ pub(super) fn list(call: &Call<'_>) -> Outcome {
 
 pub(super) fn start(call: &Call<'_>, named: &str) -> Outcome {
     let session = call.session(named)?.row.id;
-    let Prompt { content, options, client_message_id } = Prompt::read(&mut call.fields()?)?;
+    let prompt = Prompt::read(&mut call.fields()?)?;
+    let Prompt { content, options, client_message_id, when_busy } = prompt;
     let by = call.by.clone();
-    let prompt = SendPrompt { session, content, options, client_message_id, by };
-    let accepted = call.api.registry.send(prompt, call.now)?;
-    call.commit(&accepted.pending)?;
-    let body = json!({ "runId": accepted.run, "duplicate": accepted.duplicate });
+    let prompt = SendPrompt { session, content, options, client_message_id, when_busy, by };
+    let (pending, body) = match call.api.registry.send(prompt, call.now)? {
+        Sent::Run(run) => (run.pending, json!({ "runId": run.run, "duplicate": run.duplicate })),
+        Sent::Queued(queued) => {
+            let AcceptedToQueue { id, position, duplicate, pending, .. } = queued;
+            let body = json!({ "queueId": id, "position": position, "duplicate": duplicate });
+            (pending, body)
+        }
+    };
+    call.commit(&pending)?;
     Ok(Response::json(StatusCode::ACCEPTED, &body))
 }
 

@@ -84,12 +84,6 @@ pub(super) fn delete(call: &Call<'_>, named: &str) -> Outcome {
     Ok(Response::empty(StatusCode::NO_CONTENT))
 }
 
-/// There is no queue yet, so each is empty.
-pub(super) fn queue(call: &Call<'_>, named: &str) -> Outcome {
-    call.session(named)?;
-    Ok(listed(Vec::new(), None))
-}
-
 fn title(fields: &mut Fields) -> Result<Option<String>, Problem> {
     let Some(title) = fields.string("title")? else {
         return Ok(None);

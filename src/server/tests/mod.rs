@@ -468,7 +468,7 @@ fn rest_refuses_what_it_cannot_use() {
         (
             "POST",
             format!("/sessions/{session}/runs"),
-            Some(json!({ "content": "x", "whenBusy": "queue" })),
+            Some(json!({ "content": "x", "whenBusy": "wait" })),
             400,
             "INVALID_FIELD",
         ),

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use reattach::keeper::{AttachError, read_journal};
 use reattach::limits::Limits;
 use reattach::oracle::Alarm;
+use reattach::protocol::message::WhenBusy;
 use reattach::provider::{Adapter, Answer, Command, Kind, Origin, Record, RecordBody, Write};
 use reattach::registry::{
     Admission, AgentPermit, BegunByAgent, Completed, Composer, Crew, Effect, Fold, Job, Persist,
@@ -180,9 +181,10 @@ impl Gateway {
                 content: content.into(),
                 options: Map::new(),
                 client_message_id: Some(ClientMessageId(format!("m{sent}"))),
+                when_busy: WhenBusy::Refuse,
                 by: somebody(),
             };
-            match self.registry.send(prompt, NOW) {
+            match self.registry.send(prompt, NOW).map(|sent| sent.run().expect("a run")) {
                 // It came through before the gateway died (I19).
                 Ok(accepted) if accepted.duplicate => sent += 1,
                 // The same, with another content: the agent got it and moved on.

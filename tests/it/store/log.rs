@@ -104,7 +104,7 @@ fn a_session_tells_its_runs_and_what_waits() {
     let find = |id: &str| {
         readers.find_message(script.session, &ClientMessageId(id.into())).expect("readable")
     };
-    assert_eq!((find("m1"), find("m2")), (Some((run, [9; 32])), None));
+    assert_eq!((find("m1"), find("m2")), (Some(KnownMessage::Run(run, [9; 32])), None));
 
     script.event(Some(allowed("r1", AnswerState::Recorded)));
     script.commit(&mut writer);

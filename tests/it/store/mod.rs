@@ -12,9 +12,9 @@ use reattach::run::id::{
 };
 use reattach::run::state::AnswerRequest;
 use reattach::store::{
-    CommitError, Committed, DATABASE, Gone, Keep, LOCK, OpenError, OpenOptions, PageLimit,
-    PermissionState, Place, Read, ReadError, Readers, RunFilter, RunStatus, SessionFilter, Store,
-    Stored, StoredAgent, Writer, check,
+    CommitError, Committed, DATABASE, Gone, Keep, KnownMessage, LOCK, OpenError, OpenOptions,
+    PageLimit, PermissionState, Place, Read, ReadError, Readers, RunFilter, RunStatus,
+    SessionFilter, Store, Stored, StoredAgent, Writer, check,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -114,6 +114,7 @@ impl Script {
             origin: "user",
             prompt_hash: [9; 32],
             client_message_id: message.map(|id| ClientMessageId(id.into())),
+            queued: None,
             started_at: T0.plus(i64::from(self.ordinal.0)),
             head: self.text(Seq(0)).as_str().into(),
             title: Some("a title".into()),
