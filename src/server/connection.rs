@@ -4,7 +4,7 @@
 //! backlogged, flush. Its result alone asks for write interest. A client is slow when no byte has
 //! left for `stall`, never because its cursor is far behind. Must not know what messages mean.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ use crate::run::event::{AnswerState, By};
 use crate::run::id::{Millis, Position, SessionId};
 use crate::run::log::Settled;
 use crate::run::wake::Waker;
+use crate::server::allowance::Allowance;
+use crate::server::counted::Counted;
 use crate::server::error_code;
 use crate::server::news::{self, News};
 use crate::server::socket::{Socket, after};
@@ -554,43 +556,6 @@ fn millis(ms: i64) -> Duration {
     Duration::from_millis(ms.unsigned_abs())
 }
 
-/// A stream that knows how much has left, which tells a slow client from a stalled one.
-#[derive(Debug)]
-struct Counted {
-    stream: Stream,
-    sent: u64,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match (&mut &self.stream).read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
-    }
-}
-
-impl Write for Counted {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        loop {
-            match (&mut &self.stream).write(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(count) => {
-                    self.sent += count as u64;
-                    return Ok(count);
-                }
-                result => return result,
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        (&mut &self.stream).flush()
-    }
-}
-
 struct Heartbeat {
     next: Instant,
     /// The client said something since the last ping.
@@ -600,45 +565,5 @@ struct Heartbeat {
 impl Heartbeat {
     fn new(every_ms: i64, now: Instant) -> Self {
         Self { next: now + millis(every_ms), answered: true }
-    }
-}
-
-/// A bucket of messages that refills with time.
-struct Allowance {
-    left: f64,
-    at: Instant,
-}
-
-impl Allowance {
-    fn new(now: Instant) -> Self {
-        Self { left: f64::from(limits::MESSAGES_BURST_MAX), at: now }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let regained =
-            now.duration_since(self.at).as_secs_f64() * f64::from(limits::MESSAGES_PER_SECOND);
-        self.left = (self.left + regained).min(f64::from(limits::MESSAGES_BURST_MAX));
-        self.at = now;
-        let enough = self.left >= 1.0;
-        if enough {
-            self.left -= 1.0;
-        }
-        enough
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_allowance_runs_out_and_comes_back_with_time() {
-        let start = Instant::now();
-        let mut allowance = Allowance::new(start);
-        assert!((0..limits::MESSAGES_BURST_MAX).all(|_| allowance.take(start)));
-        assert!(!allowance.take(start));
-        let later = start + Duration::from_secs(1);
-        let regained = (0..).take_while(|_| allowance.take(later)).count();
-        assert_eq!(regained, limits::MESSAGES_PER_SECOND as usize);
     }
 }

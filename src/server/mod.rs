@@ -2,9 +2,11 @@
 //!
 //! `Server` puts it together; what each part may know stands at its head.
 
+mod allowance;
 pub mod api;
 pub mod auth;
 pub mod connection;
+mod counted;
 pub mod crowd;
 pub mod http;
 pub mod listener;
