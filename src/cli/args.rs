@@ -12,6 +12,7 @@ use serde_json::Value;
 pub use super::bench::args::{BenchArgs, BenchPart};
 use super::commands::backup::BackupArgs;
 use super::commands::config::ConfigArgs;
+use super::commands::queue::QueueArgs;
 use super::commands::restore::RestoreArgs;
 use super::commands::shell::{CompleteSessionsArgs, CompletionsArgs, ManArgs};
 use super::commands::verify::VerifyArgs;
@@ -40,6 +41,8 @@ pub enum Command {
     Run(RunArgs),
     /// Send a prompt to a session.
     Send(SendArgs),
+    /// List, take out or go on with the prompts that wait in a session.
+    Queue(QueueArgs),
     /// Watch a session: what was missed, then live.
     Attach(AttachArgs),
     /// List what runs.
@@ -228,6 +231,9 @@ pub struct SendArgs {
     /// Watch the run until it ends, as `run` does
     #[arg(short, long)]
     pub wait: bool,
+    /// If a run is on, let the prompt wait in the session's queue
+    #[arg(short, long, conflicts_with = "wait")]
+    pub queue: bool,
     /// Makes a resent prompt harmless [default: a random one]
     #[arg(long, value_name = "ID")]
     pub message_id: Option<String>,
@@ -456,6 +462,7 @@ impl Command {
             Self::Demo(args) => args.output.json,
             Self::Run(args) => args.output.json,
             Self::Send(args) => args.output.json,
+            Self::Queue(args) => args.output.json,
             Self::Attach(args) => args.output.json,
             Self::Ps(args) => args.output.json,
             Self::Logs(args) => args.output.json,

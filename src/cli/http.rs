@@ -100,6 +100,20 @@ impl Rest {
         self.read(&address, answer)
     }
 
+    /// `DELETE` under `/api/v1`.
+    ///
+    /// # Errors
+    /// What the server or the way to it says.
+    pub fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let address = self.target.find()?;
+        let mut request = self.agent.delete(address.base.http(&format!("/api/v1{path}")));
+        if let Some(token) = &address.token {
+            request = request.header("Authorization", format!("Bearer {}", token.0));
+        }
+        let answer = request.call();
+        self.read(&address, answer)
+    }
+
     /// `POST` that may be repeated without harm: tries again while the server cannot be reached or
     /// cannot say whether it took it, for as long as a commit may take.
     ///
@@ -215,10 +229,12 @@ pub fn meaning(code: &str, status: u16, had_token: bool) -> (Exit, &'static str)
         ("SESSION_NOT_FOUND", _) => (Exit::NotFound, "reattach sessions"),
         ("RUN_NOT_FOUND", _) => (Exit::NotFound, "reattach ps"),
         ("PERMISSION_NOT_FOUND", _) => (Exit::NotFound, "reattach permissions"),
+        ("QUEUED_PROMPT_NOT_FOUND", _) => (Exit::NotFound, "reattach queue SESSION"),
         ("PERMISSION_ALREADY_RESOLVED", _) => (Exit::Conflict, "reattach permissions"),
-        ("RUN_IN_PROGRESS", _) => {
-            (Exit::Conflict, "reattach attach SESSION to watch it, or reattach abort SESSION")
-        }
+        ("RUN_IN_PROGRESS", _) => (
+            Exit::Conflict,
+            "reattach attach SESSION to watch it, reattach abort SESSION, or send --queue",
+        ),
         ("NO_ACTIVE_RUN", _) => (Exit::Conflict, "reattach ps"),
         ("BUSY", _) => (Exit::Conflict, "reattach ps, and again when one of them is done"),
         ("STORE_UNAVAILABLE", _) => {

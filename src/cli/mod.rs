@@ -33,7 +33,7 @@ use clap::FromArgMatches as _;
 
 use args::{Cli, Command};
 use commands::{
-    abort, backup, bench as benches, config as configuration, demo, list, logs, permissions,
+    abort, backup, bench as benches, config as configuration, demo, list, logs, permissions, queue,
     restore, run as runs, shell, verify,
 };
 use exit::{Exit, Stop};
@@ -66,6 +66,7 @@ pub fn run() -> ExitCode {
         Command::Demo(args) => demo::demo(args),
         Command::Run(args) => runs::run(args),
         Command::Send(args) => runs::send(args),
+        Command::Queue(args) => queue::queue(&args),
         Command::Attach(args) => runs::attach(args),
         Command::Abort(args) => abort::abort(&args),
         Command::Ps(args) => list::ps(args),

@@ -11,6 +11,7 @@ pub mod keepers;
 pub mod list;
 pub mod logs;
 pub mod permissions;
+pub mod queue;
 pub mod restore;
 pub mod run;
 pub mod shell;

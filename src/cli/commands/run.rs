@@ -33,7 +33,7 @@ pub fn run(args: RunArgs) -> Outcome {
     let session = string(&session, "id")?;
     context.screen.say(&format!("session {session}"))?;
     let message_id = Uuid::new_v4().to_string();
-    let accepted = accept(&context, &session, &content, &options, &message_id)?;
+    let accepted = accept(&context, &session, &content, &options, &message_id, "refuse")?;
     if args.detach {
         return acknowledge(&mut context, &session, &accepted);
     }
@@ -51,8 +51,9 @@ pub fn send(args: SendArgs) -> Outcome {
     let session = string(&context.session(&args.session)?, "id")?;
     let options = args.options.into_iter().collect();
     let message_id = args.message_id.unwrap_or_else(|| Uuid::new_v4().to_string());
-    let accepted = accept(&context, &session, &content, &options, &message_id)?;
-    if args.wait {
+    let when_busy = if args.queue { "queue" } else { "refuse" };
+    let accepted = accept(&context, &session, &content, &options, &message_id, when_busy)?;
+    if args.wait && accepted["runId"].is_string() {
         return watch_run(&mut context, &session, &accepted, args.watch, deadline);
     }
     acknowledge(&mut context, &session, &accepted)
@@ -96,8 +97,12 @@ fn accept(
     content: &str,
     options: &Map<String, Value>,
     message_id: &str,
+    when_busy: &str,
 ) -> Result<Value, Failure> {
-    let body = json!({"content": content, "options": options, "clientMessageId": message_id});
+    let body = json!({
+        "content": content, "options": options, "clientMessageId": message_id,
+        "whenBusy": when_busy,
+    });
     let accepted = context.rest.post_repeatable(&format!("/sessions/{session}/runs"), &body);
     accepted.map_err(|mut failure| {
         // The server's advice names no session; here it is known.
@@ -120,6 +125,9 @@ fn goes_on_by_itself(context: &Context, session: &str) -> bool {
 }
 
 fn acknowledge(context: &mut Context, session: &str, accepted: &Value) -> Outcome {
+    if accepted["queueId"].is_string() {
+        return acknowledge_queued(context, session, accepted);
+    }
     let run = string(accepted, "runId")?;
     let flags = context.rest.target().flags();
     let duplicate = accepted["duplicate"] == true;
@@ -128,6 +136,19 @@ fn acknowledge(context: &mut Context, session: &str, accepted: &Value) -> Outcom
     context.screen.document(&answer, &text)?;
     if !context.screen.is_json() {
         context.screen.say(&format!("to watch it: reattach attach {session}{flags}"))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn acknowledge_queued(context: &mut Context, session: &str, accepted: &Value) -> Outcome {
+    let (id, position) = (string(accepted, "queueId")?, &accepted["position"]);
+    let flags = context.rest.target().flags();
+    let mut answer = accepted.clone();
+    answer["sessionId"] = json!(session);
+    let before = if accepted["duplicate"] == true { " (sent before)" } else { "" };
+    context.screen.document(&answer, &format!("queued {id}, place {position}{before}\n"))?;
+    if !context.screen.is_json() {
+        context.screen.say(&format!("to see what waits: reattach queue {session}{flags}"))?;
     }
     Ok(Exit::Ok)
 }

@@ -43,6 +43,7 @@ fn bare(args: &[&str]) -> Command {
 }
 
 /// What a command that ended has said.
+#[derive(Debug)]
 struct Ran {
     code: Option<i32>,
     out: String,

@@ -311,3 +311,32 @@ fn an_agent_that_goes_on_by_itself_is_watched_answered_and_not_disturbed() {
     assert_eq!(stopped["runs"][0]["run"]["origin"], "agent", "{stopped}");
     assert_eq!(stopped["runs"][0]["run"]["aborted"], true);
 }
+
+#[test]
+fn a_prompt_can_wait_and_be_taken_out_again() {
+    let gateway = Setup::with_fake().start();
+    let started = run(&gateway, &["run", "one", "-a", "fake", "--detach", "--json"], 0).json();
+    let session = started["sessionId"].as_str().expect("an id");
+    let (agent, _) = gateway.hub().prompted("fake", "one");
+    run(&gateway, &["send", session, "two"], 6);
+    let two = run(&gateway, &["send", session, "two", "--queue", "--json"], 0).json();
+    assert_eq!((&two["position"], &two["sessionId"]), (&json!(1), &json!(session)), "{two}");
+    let told = run(&gateway, &["send", "-q", session, "three", "--message-id", "m"], 0);
+    assert!(told.out.starts_with("queued ") && told.err.contains("reattach queue"), "{told:?}");
+    let again = run(&gateway, &["send", "-q", session, "three", "--message-id", "m"], 0);
+    assert!(again.out.contains("place 2 (sent before)"), "{again:?}");
+    run(&gateway, &["send", session, "x", "--queue", "--wait"], 2);
+
+    let table = run(&gateway, &["queue", session], 0).out;
+    assert!(table.contains("two") && table.lines().count() == 2, "{table}");
+    let id = two["queueId"].as_str().expect("an id");
+    let left = run(&gateway, &["queue", session, "--remove", id, "--json"], 0).json();
+    assert_eq!((&left["items"][0]["content"], &left["held"]), (&json!("three"), &json!(false)));
+    run(&gateway, &["queue", session, "--remove", id], 3);
+    agent.policy(&[], Some(0), None);
+    run(&gateway, &["abort", session, "--wait"], 0);
+    let held = run(&gateway, &["queue", session], 0);
+    assert!(held.err.contains("--resume"), "{held:?}");
+    run(&gateway, &["queue", session, "--resume"], 0);
+    gateway.hub().prompted("fake", "three").0.finish();
+}

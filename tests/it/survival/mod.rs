@@ -6,6 +6,7 @@
 mod answers;
 mod chaos;
 mod journal;
+mod queue;
 mod stops;
 mod upgrade;
 mod warm;
