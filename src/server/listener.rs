@@ -332,8 +332,13 @@ mod tests {
         let mut second = connect(address);
         assert_eq!([greeted(&mut first), greeted(&mut second)], *b"!!");
         let mut text = String::new();
-        connect(address).read_to_string(&mut text).expect("an answer");
+        let mut third = connect(address);
+        third.read_to_string(&mut text).expect("an answer");
         assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
+        // It may still be sending: what it sends is taken, so that nothing resets its connection.
+        for _ in 0..2 {
+            third.write_all(b"GET / HTTP/1.1\r\n").expect("taken");
+        }
         drop(first);
         // Its thread needs a moment to notice: until then the answer is the same.
         let until = soon();

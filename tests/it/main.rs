@@ -23,6 +23,7 @@ mod data;
 mod demo;
 mod ends;
 mod folds;
+mod hostile;
 mod http;
 mod keeper;
 mod pages;

@@ -93,14 +93,13 @@ impl Gate {
             let message = "Other web sites may not use this server.";
             return Err(Refused::new(StatusCode::FORBIDDEN, "ORIGIN_NOT_ALLOWED", message));
         }
-        match text(headers, "sec-fetch-site").unwrap_or("none") {
-            "same-origin" | "none" => Ok(()),
-            _ if is_followed_link(headers) => Ok(()),
-            _ => {
-                let message = "Other web sites may not use this server.";
-                Err(Refused::new(StatusCode::FORBIDDEN, "ORIGIN_NOT_ALLOWED", message))
-            }
+        let mut sites = headers.get_all("sec-fetch-site").iter();
+        let own = sites.all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"));
+        if own || is_followed_link(headers) {
+            return Ok(());
         }
+        let message = "Other web sites may not use this server.";
+        Err(Refused::new(StatusCode::FORBIDDEN, "ORIGIN_NOT_ALLOWED", message))
     }
 
     /// The page's own origin is that of the host it was asked from, or the public one.

@@ -3,6 +3,7 @@
 //! What a proxy and we could understand differently is refused, not repaired: bare line feeds,
 //! two lengths, any `Transfer-Encoding`, anything but one `Host`. Must not know sockets.
 
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use crate::limits;
@@ -11,7 +12,7 @@ use crate::server::http::response::Refused;
 /// A request's head, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Any token of upper-case letters.
+    /// Any token that begins with an upper-case letter.
     pub method: Method,
     /// Visible ASCII, from `/`, undecoded.
     pub path: String,
@@ -54,9 +55,6 @@ pub fn parse(buffer: &[u8], seen: usize) -> Result<Parsed, Refused> {
         }
         return Ok(Parsed::Partial);
     };
-    if end > limits::HEAD_BYTES_MAX {
-        return Err(too_large());
-    }
     // Not on the stack: a page touched there stays for the connection's life.
     let mut slots = vec![httparse::EMPTY_HEADER; limits::HEADERS_MAX];
     let mut request = httparse::Request::new(&mut slots);
@@ -87,8 +85,11 @@ pub fn parse(buffer: &[u8], seen: usize) -> Result<Parsed, Refused> {
     Ok(Parsed::Head(Box::new(head), end))
 }
 
-/// Where the head ends: after the first empty line.
+/// Where the head ends: after the first empty line. What lies beyond the bound is not looked at, so
+/// that the answer does not depend on how much of it has come.
 fn find_end(buffer: &[u8], seen: usize) -> Result<Option<usize>, Refused> {
+    let buffer = &buffer[..buffer.len().min(limits::HEAD_BYTES_MAX)];
+    let seen = seen.min(buffer.len());
     for at in memchr::memchr_iter(b'\n', &buffer[seen..]).map(|offset| seen + offset) {
         if at == 0 || buffer[at - 1] != b'\r' {
             return Err(bad("A line of the request ends without a carriage return."));
@@ -113,8 +114,10 @@ fn headers(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, Refused> {
 }
 
 fn split_target(target: &str) -> Result<(String, String), Refused> {
-    let clean = target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
-    if !target.starts_with('/') || !clean {
+    // Without a fragment, which it would cut off, and of no other bytes than an address may have.
+    let is_path = PathAndQuery::try_from(target).is_ok_and(|parsed| parsed.as_str() == target);
+    let clean = target.starts_with('/') && target.is_ascii() && is_path;
+    if !clean {
         return Err(bad("The request's target must be a path."));
     }
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -162,9 +165,60 @@ fn too_large() -> Refused {
     Refused::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "HEAD_TOO_LARGE", message)
 }
 
+/// What the fuzzer calls: that a head is read alike however it arrives, that what is taken keeps the
+/// rules above, and that it says the same when it is written again.
+///
+/// # Panics
+/// If one of them does not hold.
+pub fn fuzz_head(bytes: &[u8]) {
+    let whole = parse(bytes, 0);
+    let cuts = (1..8).map(|n| bytes.len() * n / 8).chain([bytes.len().saturating_sub(1)]);
+    for cut in cuts {
+        match parse(&bytes[..cut], 0) {
+            Ok(Parsed::Partial) => assert_eq!(parse(bytes, cut), whole, "cut at {cut}"),
+            settled => assert_eq!(settled, whole, "cut at {cut}"),
+        }
+    }
+    let Ok(Parsed::Head(head, end)) = whole else {
+        return;
+    };
+    assert!(end <= limits::HEAD_BYTES_MAX && bytes[..end].ends_with(b"\r\n\r\n"));
+    assert!(head.path.starts_with('/') && !head.path.contains('?'), "{}", head.path);
+    assert!(head.headers.len() <= limits::HEADERS_MAX);
+    assert!(!head.headers.contains_key(header::TRANSFER_ENCODING));
+    assert_eq!(head.headers.get_all(header::HOST).iter().count(), 1);
+    let mut again = format!("{} {}", head.method, head.path).into_bytes();
+    if !head.query.is_empty() {
+        again.push(b'?');
+        again.extend_from_slice(head.query.as_bytes());
+    }
+    again.extend_from_slice(format!(" {:?}\r\n", head.version).as_bytes());
+    for (name, value) in &head.headers {
+        again.extend_from_slice(name.as_str().as_bytes());
+        again.push(b':');
+        again.extend_from_slice(value.as_bytes());
+        again.extend_from_slice(b"\r\n");
+    }
+    again.extend_from_slice(b"\r\n");
+    let length = again.len();
+    assert_eq!(parse(&again, 0), Ok(Parsed::Head(head, length)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The seeds of `fuzz/`: replayed here so that a plain `cargo test` covers them.
+    #[test]
+    fn the_fuzzers_seeds_pass() {
+        let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/head");
+        let mut count = 0;
+        for entry in std::fs::read_dir(seeds).expect("the seeds are in the repository") {
+            fuzz_head(&std::fs::read(entry.expect("a seed").path()).expect("a readable seed"));
+            count += 1;
+        }
+        assert!(count >= 30, "only {count} seeds");
+    }
 
     fn status(head: &[u8]) -> u16 {
         match parse(head, 0) {
@@ -208,6 +262,7 @@ mod tests {
             (400, "GET http://x/ HTTP/1.1\r\nHost: x\r\n\r\n"),
             (400, "OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"),
             (400, "GET /#a HTTP/1.1\r\nHost: x\r\n\r\n"),
+            (400, "GET /<b> HTTP/1.1\r\nHost: x\r\n\r\n"),
             (400, "GET /\u{e9} HTTP/1.1\r\nHost: x\r\n\r\n"),
             (400, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n"),
             (400, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n\r\n"),

@@ -27,6 +27,8 @@ pub(crate) struct Setup {
     pub(crate) env: Vec<(&'static str, String)>,
     /// Added to its arguments.
     pub(crate) arguments: Vec<String>,
+    /// Where it listens.
+    pub(crate) bind: String,
     /// The program to run: another build, if it is not the one under test.
     pub(crate) program: PathBuf,
 }
@@ -51,6 +53,7 @@ impl Setup {
             providers: Vec::new(),
             env: Vec::new(),
             arguments: Vec::new(),
+            bind: "127.0.0.1:0".into(),
             program: PathBuf::from(env!("CARGO_BIN_EXE_reattach")),
         }
     }
@@ -147,7 +150,7 @@ impl Setup {
         fs::write(&fresh, self.config()).expect("the root is writable");
         fs::rename(fresh, self.config_path()).expect("the root is writable");
         let mut command = Command::new(&self.program);
-        command.args(["serve", "--json", "--bind", "127.0.0.1:0", "--data-dir"]);
+        command.args(["serve", "--json", "--bind", &self.bind, "--data-dir"]);
         command.arg(self.data_dir()).arg("--config").arg(self.config_path());
         command.args(&self.arguments);
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
