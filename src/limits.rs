@@ -108,6 +108,8 @@ pub const SUBSCRIPTIONS_MAX: usize = 1024;
 pub const REF_BYTES_MAX: usize = 64;
 /// An id that a client names: of a session, a run, a permission request.
 pub const ID_BYTES_MAX: usize = 512;
+/// An `X-Request-Id`.
+pub const REQUEST_ID_BYTES_MAX: usize = 64;
 /// A client's `clientMessageId`.
 pub const CLIENT_MESSAGE_ID_BYTES_MAX: usize = 256;
 
@@ -133,6 +135,8 @@ pub const BATCH_FRAMES_MAX: usize = 4096;
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
 /// What retention may take of the store's time between two batches.
 pub const RETENTION_SLICE_MS: i64 = 10;
+/// Rows of the audit trail that are kept, the newest ones: some hundred bytes each.
+pub const AUDIT_KEPT: u64 = 100_000;
 /// With less free on the data directory's disk, `/readyz` warns.
 pub const DISK_FREE_BYTES_MIN: u64 = 256 << 20;
 /// A file that is deleted when the disk is full, so that the last `complete`s can be written.

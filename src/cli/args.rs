@@ -10,12 +10,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
 pub use super::bench::args::{BenchArgs, BenchPart};
+use super::commands::audit::AuditArgs;
 use super::commands::backup::BackupArgs;
 use super::commands::config::ConfigArgs;
 use super::commands::queue::QueueArgs;
 use super::commands::restore::RestoreArgs;
 use super::commands::shell::{CompleteSessionsArgs, CompletionsArgs, ManArgs};
 use super::commands::verify::VerifyArgs;
+pub use super::logging::LogFormat;
 
 /// Run coding agents on your own machine; attach from anywhere; lose nothing.
 #[derive(Debug, Parser)]
@@ -72,6 +74,8 @@ pub enum Command {
     /// Sessions for the scripts of `completions`.
     #[command(hide = true)]
     CompleteSessions(CompleteSessionsArgs),
+    /// Print who did what: answers, aborts, deletions, logins, tokens, configuration.
+    Audit(AuditArgs),
     /// Write all sessions into one file, also while a server runs.
     Backup(BackupArgs),
     /// Make a data directory of a backup.
@@ -143,6 +147,9 @@ pub struct ServeArgs {
     /// What happens to running agents when the server stops
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnStop::Keep)]
     pub on_stop: OnStop,
+    /// How the log on stderr is written; `auto` is human on a terminal, else JSON
+    #[arg(long, value_name = "HOW", value_enum, default_value_t, env = "REATTACH_LOG_FORMAT")]
+    pub log_format: LogFormat,
     /// Print the address as one JSON object when the port accepts connections
     #[arg(long)]
     pub json: bool,
@@ -471,6 +478,7 @@ impl Command {
             Self::Allow(args) => args.output.json,
             Self::Deny(args) => args.output.json,
             Self::Sessions(args) => args.output.json,
+            Self::Audit(args) => args.output.json,
             Self::Version(args) => args.output.json,
             Self::Bench(args) => args.output.json,
             Self::Config(args) => args.json(),
@@ -486,7 +494,7 @@ impl Command {
 }
 
 /// `30s`, `500ms`, `10m`, `2h`, `1d`; a bare number is seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let help = || format!("`{text}` is not a time; write it as 30s, 500ms, 10m, 2h or 1d");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

@@ -53,6 +53,7 @@ Environment
   REATTACH_<SECTION>_<KEY>     a key of the configuration, REATTACH_SERVER_BIND say; `reattach
                                config show --origin` tells which ones count
   REATTACH_LOG                 how much the server logs: error, warn, info, debug, or a filter
+  REATTACH_LOG_FORMAT          how: auto, human, json
   XDG_DATA_HOME                data lies in its `reattach` [default: ~/.local/share]
   XDG_CONFIG_HOME              config.toml lies in its `reattach` [default: ~/.config]
   NO_COLOR, TERM=dumb          no colour, unless --color always

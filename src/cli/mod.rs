@@ -16,6 +16,7 @@ pub mod help;
 pub mod http;
 pub mod interrupt;
 pub mod link;
+pub mod logging;
 pub mod render;
 pub mod screen;
 pub mod serve;
@@ -70,6 +71,7 @@ pub fn run() -> ExitCode {
         Command::Attach(args) => runs::attach(args),
         Command::Abort(args) => abort::abort(&args),
         Command::Ps(args) => list::ps(args),
+        Command::Audit(args) => commands::audit::audit(&args),
         Command::Sessions(args) => list::sessions(args),
         Command::Version(args) => list::version(args),
         Command::Logs(args) => logs::logs(args),

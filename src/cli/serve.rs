@@ -2,6 +2,7 @@
 //!
 //! Must not know what happens in a request or in a run.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,15 +10,19 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::cli::args::{OnStop, ServeArgs};
-use crate::cli::config::{Config, ConfigError, Flags, World};
+use crate::cli::commands::config::file as config_file;
+use crate::cli::config::{Config, ConfigError, Flags, World, list};
 use crate::cli::exit::Exit;
+use crate::cli::logging;
 use crate::keeper;
 use crate::registry::{Engine, EngineError, Fatal};
 use crate::run::id::Millis;
+use crate::run::server_change::ServerChange;
 use crate::server::local;
 use crate::server::{PageFile, Server, ServerConfig, StartError};
 use crate::store::{OpenError, OpenOptions};
@@ -29,7 +34,7 @@ pub const SERVER_FILE: &str = "server.json";
 /// Serves until a signal, and says how it went.
 #[must_use]
 pub fn serve(args: &ServeArgs) -> ExitCode {
-    start_logging();
+    logging::start(args.log_format);
     match run(args) {
         Ok(()) => Exit::Ok.into(),
         Err(failed) => {
@@ -97,6 +102,7 @@ fn run(args: &ServeArgs) -> Result<(), Failed> {
         insecure_http: args.insecure_http,
     };
     let config = Config::load(&flags, &world)?;
+    let configured = configured(args, &flags, &config, &world)?;
     let data_dir = match &args.data_dir {
         Some(dir) => std::path::absolute(dir)?,
         None => world.data_dir()?,
@@ -104,6 +110,9 @@ fn run(args: &ServeArgs) -> Result<(), Failed> {
     let signals = watch_signals(data_dir.clone(), args.on_stop)?;
     let engine =
         Engine::open(&data_dir, &config.limits, config.providers.clone(), &open_options())?;
+    if let Err(refusal) = engine.registry().record(configured) {
+        tracing::warn!(%refusal, "the configuration is not in the audit trail");
+    }
     let server = Server::start(server_config(&config, &data_dir), &engine)?;
     let file = data_dir.join(SERVER_FILE);
     announce(args, &config, &data_dir, &file, &server)?;
@@ -114,6 +123,30 @@ fn run(args: &ServeArgs) -> Result<(), Failed> {
         Ended::Signal => stop(engine, server, args.on_stop, config.limits.drain_ms),
         Ended::Fatal(error) => Err(Fatal(error).into()),
     }
+}
+
+/// What the server runs with, for the audit trail: of a secret only that it is another one.
+fn configured(
+    args: &ServeArgs,
+    flags: &Flags,
+    config: &Config,
+    world: &World,
+) -> Result<ServerChange, ConfigError> {
+    let file = config_file(args.config.as_deref(), world)?;
+    let file = file.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
+    let listed = list(flags, file, world).into_iter().map(|one| (one.key, one.value));
+    let mut values: BTreeMap<String, String> = listed.collect();
+    for (name, value) in [
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("--no-auth", args.no_auth.to_string()),
+        ("--insecure-http", args.insecure_http.to_string()),
+        ("--on-stop", format!("{:?}", args.on_stop).to_ascii_lowercase()),
+    ] {
+        values.insert(name.to_owned(), value);
+    }
+    let whole = format!("{config:?} {values:?}");
+    let sha256 = Sha256::digest(whole).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(ServerChange::Configured { sha256, values, at: Millis::now() })
 }
 
 enum Ended {
@@ -271,22 +304,6 @@ fn open_options() -> OpenOptions {
     let max_page_count =
         std::env::var("REATTACH_TEST_MAX_PAGE_COUNT").ok().and_then(|pages| pages.parse().ok());
     OpenOptions { max_page_count, ..OpenOptions::default() }
-}
-
-fn start_logging() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("REATTACH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let started = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        // It would say on stderr that stderr cannot be written, and panic because of that: a
-        // server whose terminal was closed serves on.
-        .log_internal_errors(false)
-        .try_init();
-    if let Err(error) = started {
-        writeln!(io::stderr(), "reattach: logs are not shown: {error}").ok();
-    }
 }
 
 /// Between two looks for what may leave memory.

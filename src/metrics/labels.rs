@@ -59,6 +59,8 @@ words! {
         Shutdown = "shutdown",
         /// It closed, or is gone.
         Peer = "peer",
+        /// Nothing more will come of the one session that it followed: that is deleted.
+        Deleted = "deleted",
         /// It broke the protocol, or sent a message that was too long.
         Protocol = "protocol",
     }

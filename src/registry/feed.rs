@@ -6,7 +6,7 @@ use tungstenite::Utf8Bytes;
 
 use crate::registry::session::{EndOfSession, Session, Watched};
 use crate::registry::shelf::{Gap, Kept, Place, ShelfError};
-use crate::registry::{Mode, Registry, StoreState};
+use crate::registry::{Registry, StoreState};
 use crate::run::id::{LogEpoch, Ordinal, Position, RunId, Seq, SessionId};
 use crate::run::log;
 use crate::run::queue::Queued;
@@ -336,12 +336,6 @@ fn subscribed(
 
 /// The store's state, for whom it concerns.
 impl Registry {
-    /// Whether the server stops, and what becomes of agents.
-    #[must_use]
-    pub fn closing(&self) -> Option<Mode> {
-        self.map.lock().closing
-    }
-
     /// Whether the store can commit.
     #[must_use]
     pub fn store_state(&self) -> StoreState {

@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use crate::limits::Limits;
-use crate::run::change::SessionRow;
+use crate::run::change::{Change, SessionRow};
 use crate::run::event::{By, Complete};
 use crate::run::id::{LogEpoch, Millis, NativeId, RequestId, RunId, SessionId};
 use crate::run::server_change::ServerChange;
@@ -250,11 +250,11 @@ impl Registry {
     }
 
     /// Deletes a session with all its runs.
-    pub fn delete_session(&self, id: SessionId) -> Result<Pending, Refusal> {
+    pub fn delete_session(&self, id: SessionId, by: &By, now: Millis) -> Result<Pending, Refusal> {
         self.check_open()?;
         loop {
             let session = self.find(id)?;
-            match session.delete() {
+            match session.delete(Change::session_deleted(&session.row().provider, by, now)) {
                 Ok(ticket) => {
                     if let Some(crew) = self.crew.get() {
                         crew.dismiss(id);

@@ -200,7 +200,18 @@ pub enum Change {
         detail: String,
         /// When.
         at: Millis,
+        /// Who, if it is known.
+        by: Option<By>,
     },
+}
+
+impl Change {
+    /// What the audit table says of a session that `by` deletes.
+    #[must_use]
+    pub fn session_deleted(provider: &str, by: &By, at: Millis) -> Self {
+        let detail = serde_json::json!({ "provider": provider }).to_string();
+        Self::Audit { run: None, what: "session_deleted", detail, at, by: Some(by.clone()) }
+    }
 }
 
 /// A session as its row has it.

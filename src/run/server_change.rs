@@ -3,6 +3,8 @@
 //! They go to disk by the store thread like a session's, in their own order, and nothing of a
 //! session waits for them. Must not know SQLite.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::run::event::By;
@@ -46,6 +48,15 @@ pub enum ServerChange {
         what: &'static str,
         /// The details as JSON.
         detail: String,
+        /// When.
+        at: Millis,
+    },
+    /// The server starts with this configuration, of which the audit tells if it is another one.
+    Configured {
+        /// Of all of it, secrets too, in hexadecimal digits.
+        sha256: String,
+        /// Each key's value in words; a secret's is masked.
+        values: BTreeMap<String, String>,
         /// When.
         at: Millis,
     },

@@ -31,7 +31,7 @@ use crate::server::stream::Stream;
 use crate::server::subscriber::{
     AcceptedRun, Action, Greeting, QueuedPrompt, ReplyTo, Subscriber, Ticket, gap_range,
 };
-use crate::server::tally::{Tally, time_of};
+use crate::server::tally::{self, Tally, time_of};
 use crate::server::wait::{Interest, Order, Ready, Waiter};
 use crate::store::Readers;
 use crate::sync::Arc;
@@ -59,8 +59,14 @@ pub struct Parts<'a> {
     pub by: By,
 }
 
-/// Serves a WebSocket whose handshake is done, to its end. `leftover` had been read beyond it.
-pub fn serve(stream: Stream, leftover: Vec<u8>, waiter: &Waiter, parts: Parts<'_>) {
+/// Serves a WebSocket whose handshake is done, to its end, and says how that came: our close code
+/// and why, or `None` if the client went. `leftover` had been read beyond the handshake.
+pub fn serve(
+    stream: Stream,
+    leftover: Vec<u8>,
+    waiter: &Waiter,
+    parts: Parts<'_>,
+) -> Option<(u16, &'static str)> {
     let socket = websocket(stream, leftover, parts.limits);
     let mut connection = Connection::open(socket, waiter, parts);
     connection.subscriber.greet();
@@ -69,8 +75,12 @@ pub fn serve(stream: Stream, leftover: Vec<u8>, waiter: &Waiter, parts: Parts<'_
             break end;
         }
     };
-    connection.tally.ended(end.code());
+    connection.tally.ended(tally::why(end.code()));
     connection.farewell(&end);
+    match end {
+        End::Gone | End::ByClient => None,
+        End::ByUs(code, reason) => Some((code.into(), reason)),
+    }
 }
 
 /// Why a connection ends.
@@ -504,7 +514,6 @@ impl<'a> Connection<'a> {
             End::Gone => return,
             End::ByClient => {}
             End::ByUs(code, reason) => {
-                tracing::info!(code = u16::from(*code), reason, "closing a connection");
                 let frame = CloseFrame { code: *code, reason: Utf8Bytes::from_static(reason) };
                 // Whatever it says, the flushes below tell how it went.
                 self.socket.close(Some(frame)).ok();

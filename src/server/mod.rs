@@ -2,6 +2,7 @@
 //!
 //! `Server` puts it together; what each part may know stands at its head.
 
+mod access;
 mod allowance;
 pub mod api;
 pub mod auth;
@@ -39,6 +40,7 @@ use crate::run::event::By;
 use crate::server::api::Api;
 use crate::server::auth::{Auth, Credential, Login};
 use crate::server::crowd::Caps;
+use crate::server::http::exchange::Exchange;
 use crate::server::http::gate::{BadUrl, Gate};
 use crate::server::http::head::Head;
 use crate::server::http::response::{Refused, Response};
@@ -274,7 +276,12 @@ impl Front {
         match converse(&stream, peer, waiter, &**self)? {
             Upgrade::WebSocket { request, leftover } => {
                 let by = api::sender(request.credential, &request.head.headers);
-                Some(Box::new(move |waiter| front.serve_websocket(stream, leftover, waiter, by)))
+                let id = request.id;
+                Some(Box::new(move |waiter| {
+                    let opened = Instant::now();
+                    let end = front.serve_websocket(stream, leftover, waiter, by);
+                    access::closed(&id, opened.elapsed(), end);
+                }))
             }
             Upgrade::Events { events, .. } => {
                 Some(Box::new(move |waiter| front.serve_events(stream, waiter, events)))
@@ -283,11 +290,21 @@ impl Front {
     }
 
     fn serve_events(&self, stream: Stream, waiter: &Waiter, follow: Follow) {
-        let parts = sse::Parts { registry: &self.api.registry, limits: &self.limits };
+        let parts = sse::Parts {
+            registry: &self.api.registry,
+            metrics: &self.api.metrics,
+            limits: &self.limits,
+        };
         sse::serve(stream, waiter, follow, parts);
     }
 
-    fn serve_websocket(&self, stream: Stream, leftover: Vec<u8>, waiter: &Waiter, by: By) {
+    fn serve_websocket(
+        &self,
+        stream: Stream,
+        leftover: Vec<u8>,
+        waiter: &Waiter,
+        by: By,
+    ) -> Option<(u16, &'static str)> {
         let parts = connection::Parts {
             registry: &self.api.registry,
             readers: &self.api.readers,
@@ -304,7 +321,7 @@ impl Front {
             },
             by,
         };
-        connection::serve(stream, leftover, waiter, parts);
+        connection::serve(stream, leftover, waiter, parts)
     }
 
     fn login(&self, request: &Request) -> Response {
@@ -359,6 +376,11 @@ impl Site for Front {
             return Err(unauthorized(message));
         }
         Ok(credential)
+    }
+
+    fn told(&self, exchange: &Exchange<'_>) {
+        let is_page = |path: &str| path == self.gate.base_path() || (self.page)(path).is_some();
+        access::told(exchange, &self.api.metrics, is_page);
     }
 
     fn answer(&self, request: &Request) -> Answer<Follow> {

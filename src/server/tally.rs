@@ -119,17 +119,22 @@ impl Tally {
         self.replays.retain(|replay| replay.session != session);
     }
 
-    /// The connection ends; with our close code, if we close it.
-    pub(super) fn ended(&self, code: Option<CloseCode>) {
-        self.client.dropped(match code {
-            None => Drop::Peer,
-            Some(CloseCode::Away) => Drop::Shutdown,
-            Some(CloseCode::Library(4000)) => Drop::Slow,
-            Some(CloseCode::Library(4001)) => Drop::Heartbeat,
-            Some(CloseCode::Library(4002)) => Drop::Rate,
-            Some(CloseCode::Library(4500)) => Drop::Auth,
-            Some(_) => Drop::Protocol,
-        });
+    /// The connection ends.
+    pub(super) fn ended(&self, why: Drop) {
+        self.client.dropped(why);
+    }
+}
+
+/// Why a WebSocket ends that we close with this code, or that its client closes.
+pub(super) const fn why(code: Option<CloseCode>) -> Drop {
+    match code {
+        None => Drop::Peer,
+        Some(CloseCode::Away) => Drop::Shutdown,
+        Some(CloseCode::Library(4000)) => Drop::Slow,
+        Some(CloseCode::Library(4001)) => Drop::Heartbeat,
+        Some(CloseCode::Library(4002)) => Drop::Rate,
+        Some(CloseCode::Library(4500)) => Drop::Auth,
+        Some(_) => Drop::Protocol,
     }
 }
 

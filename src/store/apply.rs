@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
 use serde::Serialize;
 
+use super::audit;
 use super::hash::RunHash;
 use super::queue;
 use super::rows::{int, to_word};
@@ -232,7 +233,7 @@ impl Step<'_> {
         by: &By,
         answer: Option<&AnswerRequest>,
     ) -> Result<(), Refusal> {
-        let state = match state {
+        let word = match state {
             AnswerState::Recorded => "answered",
             AnswerState::Delivered => "delivered",
             AnswerState::Undeliverable => "undeliverable",
@@ -240,9 +241,17 @@ impl Step<'_> {
         self.run_one(
             "UPDATE permission SET state = ?2, decision = ?3, answered_by = ?4, answer = ?6 \
              WHERE request_id = ?1 AND run = ?5",
-            params![request.0, state, decision, json(by), run, answer.map(json)],
+            params![request.0, word, decision, json(by), run, answer.map(json)],
             || format!("no permission request {}", request.0),
-        )
+        )?;
+        let of = (self.session, run);
+        Ok(match state {
+            AnswerState::Recorded => {
+                audit::answered(self.conn, of, request, (decision, answer), by)?;
+            }
+            AnswerState::Delivered => audit::delivered(self.conn, of, request, true, by)?,
+            AnswerState::Undeliverable => audit::delivered(self.conn, of, request, false, by)?,
+        })
     }
 
     fn complete(&mut self, run: i64, end: &RunEnd) -> Result<(), Refusal> {
@@ -309,7 +318,8 @@ impl Step<'_> {
                     "UPDATE run SET abort_asked_ms = ?2, abort_by = ?3 \
                      WHERE id = ?1 AND abort_asked_ms IS NULL AND state = 'running'",
                     params![row, at.0, json(by)],
-                )
+                )?;
+                Ok(audit::abort_asked(self.conn, (self.session, row), by)?)
             }
             Change::CommandRecorded { run, n, body, cause, request, at } => {
                 let row = self.run_of(*run)?;
@@ -334,16 +344,11 @@ impl Step<'_> {
             Change::AgentEnded { agent, .. } => {
                 self.run_sql("DELETE FROM checkpoint WHERE agent = ?1", params![agent.as_bytes()])
             }
-            Change::Audit { run, what, detail, at } => self.run_sql(
-                "INSERT INTO audit (at_ms, sid, rid, what, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![
-                    at.0,
-                    self.session.as_bytes(),
-                    run.as_ref().map(RunId::as_bytes),
-                    what,
-                    detail
-                ],
-            ),
+            Change::Audit { run, what, detail, at, by } => {
+                let (session, by) = (Some(self.session), by.as_ref());
+                let new = audit::New { at: *at, session, run: *run, what, detail, by };
+                Ok(audit::insert(self.conn, &new)?)
+            }
         }
     }
 
@@ -449,7 +454,6 @@ impl Step<'_> {
             "DELETE FROM queued WHERE session = ?1",
             "DELETE FROM upload WHERE session = ?1",
             "DELETE FROM run WHERE session = ?1",
-            "DELETE FROM audit WHERE sid = (SELECT sid FROM session WHERE id = ?1)",
             "DELETE FROM session WHERE id = ?1",
         ] {
             self.run_sql(sql, params![session])?;

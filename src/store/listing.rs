@@ -182,11 +182,11 @@ impl Readers {
 }
 
 /// One more than a page holds tells whether there is another.
-fn one_more(limit: usize) -> i64 {
+pub(super) fn one_more(limit: usize) -> i64 {
     i64::try_from(limit).map_or(i64::MAX, |limit| limit.saturating_add(1))
 }
 
-fn page<T>(mut found: Vec<(T, String)>, limit: usize) -> Listed<T> {
+pub(super) fn page<T>(mut found: Vec<(T, String)>, limit: usize) -> Listed<T> {
     let more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|(_, place)| place.clone());

@@ -15,6 +15,7 @@ use crate::run::id::LogEpoch;
 mod agents;
 mod apply;
 mod archive;
+mod audit;
 mod backup;
 mod check;
 mod counts;
@@ -35,6 +36,7 @@ mod verify;
 mod writer;
 
 pub use archive::{Amounts, MANIFEST, Manifest, Member};
+pub use audit::{AuditFilter, AuditRow};
 pub use backup::{BackupError, Written, to_file, to_stream};
 pub use check::{Finding, check};
 pub use counts::Counts;

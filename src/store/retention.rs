@@ -110,8 +110,6 @@ impl Writer {
         ] {
             tx.prepare_cached(sql)?.execute([oldest.row])?;
         }
-        tx.prepare_cached("DELETE FROM audit WHERE sid = ?1 AND rid = ?2")?
-            .execute(params![oldest.session.as_bytes(), oldest.run.as_bytes()])?;
         tx.prepare_cached("UPDATE run SET pruned_ms = ?2 WHERE id = ?1")?
             .execute(params![oldest.row, now.0])?;
         tx.commit()?;

@@ -4,6 +4,7 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
+use super::audit;
 use super::error::{Class, CommitError};
 use super::rows::{int, to_word};
 use super::writer::{Writer, whole};
@@ -51,11 +52,12 @@ fn apply(conn: &Connection, change: &ServerChange) -> rusqlite::Result<()> {
             params![id.as_bytes(), at.0],
         ),
         ServerChange::Audit { by, what, detail, at } => {
-            let actor = by.as_ref().map(|by| serde_json::json!(by).to_string());
-            run(
-                "INSERT INTO audit (at_ms, what, detail, actor) VALUES (?1, ?2, ?3, ?4)",
-                params![at.0, what, detail, actor],
-            )
+            let by = by.as_ref();
+            let new = audit::New { at: *at, session: None, run: None, what, detail, by };
+            audit::insert(conn, &new)
+        }
+        ServerChange::Configured { sha256, values, at } => {
+            audit::configured(conn, (sha256, values), *at)
         }
         ServerChange::Notified(row) => notified(conn, row),
     }

@@ -26,6 +26,7 @@ mod folds;
 mod hostile;
 mod http;
 mod keeper;
+mod ops;
 mod pages;
 mod pressure;
 mod queue;

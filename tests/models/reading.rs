@@ -6,7 +6,7 @@ use reattach::registry::From;
 use reattach::run::id::Seq;
 use reattach::run::wake::Waker;
 
-use super::world::{Follower, LATER, NOW, S, World, append, complete, spawn};
+use super::world::{Follower, LATER, NOW, S, World, append, by, complete, spawn};
 
 /// Attaching while the agent appends and `durable` rises (I4, I4c, I8).
 pub(crate) fn attach_while_appending() {
@@ -108,7 +108,10 @@ pub(crate) fn delete_and_subscribe() {
     let deleter = {
         let world = world.clone();
         spawn(move || {
-            assert!(world.registry.delete_session(S).is_ok(), "nothing is running");
+            assert!(
+                world.registry.delete_session(S, &by("deleter"), NOW).is_ok(),
+                "nothing is running"
+            );
             world.settle();
             assert!(world.disk.row(S).is_none(), "it is gone from disk");
         })

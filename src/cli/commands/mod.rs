@@ -3,6 +3,7 @@
 //! Must not know sockets or how events look.
 
 pub mod abort;
+pub mod audit;
 pub mod backup;
 pub mod bench;
 pub mod config;

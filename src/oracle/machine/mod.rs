@@ -566,7 +566,7 @@ impl Machine {
         let Some(index) = self.pick(session) else { return };
         let model = &self.model.sessions[index];
         let (exists, running) = (model.now.exists, model.now.running().is_some());
-        match self.registry.delete_session(model.id) {
+        match self.registry.delete_session(model.id, &somebody(), Millis(self.now)) {
             Ok(pending) => {
                 assert!(exists && !running, "I5: not while a run is on");
                 let model = &mut self.model.sessions[index];

@@ -403,8 +403,8 @@ impl Session {
         Ok(ticket)
     }
 
-    /// Deletes it, unless a run is running. Readers get `Ended`.
-    pub fn delete(&self) -> Result<u64, DeleteRefused> {
+    /// Deletes it, unless a run is running, and records `audit`. Readers get `Ended`.
+    pub fn delete(&self, audit: Change) -> Result<u64, DeleteRefused> {
         let (ticket, wakes) = {
             let mut inner = self.inner.lock();
             if let Some(end) = inner.gone() {
@@ -414,6 +414,7 @@ impl Session {
                 return Err(DeleteRefused::Running);
             }
             inner.end = Some(EndOfSession::Deleted);
+            inner.log.record(audit);
             let ticket = inner.log.record(Change::SessionDeleted);
             (ticket, inner.log.close())
         };

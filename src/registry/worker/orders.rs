@@ -195,22 +195,28 @@ impl Worker<'_> {
         // The input and the note stand in the event that recorded them.
         let resolved = PermissionResolved { state, ..*resolved };
         let request = RequestId(resolved.request_id.clone());
+        let by = resolved.by.clone();
         let mark = Mark::PermissionAnswered {
             request: request.clone(),
             decision: resolved.decision,
             state,
-            by: resolved.by.clone(),
+            by: by.clone(),
             answer: None,
         };
         let event = Event::PermissionResolved(resolved);
         if self.session.record(run, &event, Some(&mark), now).is_err() {
             // The run has its end already: for the audit table only.
-            let detail = serde_json::json!({ "requestId": request.0, "state": state });
+            let detail = serde_json::json!({ "requestId": request.0, "late": true });
+            let what = match state {
+                AnswerState::Undeliverable => "permission_undeliverable",
+                _ => "permission_delivered",
+            };
             self.session.note(Change::Audit {
                 run: Some(run),
-                what: "permission_delivered",
+                what,
                 detail: detail.to_string(),
                 at: now,
+                by: Some(by),
             });
         }
     }

@@ -47,7 +47,7 @@ impl Api {
     /// A closed list of `code`s: `draining`, `store_unavailable`, `data_dir_unwritable`.
     fn reasons(&self) -> Vec<Value> {
         let mut reasons = Vec::new();
-        if self.registry.closing().is_some() {
+        if self.registry.is_closing() {
             reasons.push(json!({ "code": "draining" }));
         }
         if let StoreState::Bad(code) = self.registry.store_state() {

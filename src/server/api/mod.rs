@@ -1,6 +1,7 @@
 //! REST: routes, and what they share. Reads show the durable state; a 2xx of a write follows its
 //! commit. Must not know sockets or tungstenite.
 
+mod audit;
 mod events;
 mod health;
 mod permissions;
@@ -143,6 +144,7 @@ impl Api {
             ("GET", ["runs", id]) => runs::show(&call, id),
             ("POST", ["runs", id, "abort"]) => runs::abort(&call, id),
             ("GET", ["runs", id, "events", seq]) => events::whole(&call, id, seq),
+            ("GET", ["audit"]) => audit::list(&call),
             ("GET", ["projects"]) => places::projects(&call),
             ("PATCH", ["projects", id]) => places::edit_project(&call, id),
             ("GET", ["providers"]) => Ok(places::providers(&call)),
@@ -151,7 +153,10 @@ impl Api {
             ("POST", ["permissions", id]) => permissions::answer(&call, id),
             (
                 _,
-                ["sessions" | "runs" | "permissions" | "projects" | "providers" | "folders"]
+                [
+                    "sessions" | "runs" | "permissions" | "projects" | "providers" | "folders"
+                    | "audit",
+                ]
                 | ["sessions" | "runs" | "permissions" | "projects", _]
                 | ["sessions", _, "runs" | "events" | "queue"]
                 | ["sessions", _, "queue", _]

@@ -79,7 +79,7 @@ pub(super) fn edit(call: &Call<'_>, named: &str) -> Outcome {
 
 pub(super) fn delete(call: &Call<'_>, named: &str) -> Outcome {
     let id = call.session(named)?.row.id;
-    let pending = call.api.registry.delete_session(id)?;
+    let pending = call.api.registry.delete_session(id, &call.by, call.now)?;
     call.commit(&pending)?;
     Ok(Response::empty(StatusCode::NO_CONTENT))
 }

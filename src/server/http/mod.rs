@@ -3,6 +3,7 @@
 //! Any error closes the connection. Deadlines are absolute: a client that sends a byte now and
 //! then gains nothing. Must not know routes, sessions or runs.
 
+pub mod exchange;
 pub mod gate;
 pub mod head;
 pub mod response;
@@ -13,6 +14,7 @@ use http::{Method, StatusCode, Version, header};
 
 use crate::limits;
 use crate::server::auth::Credential;
+use crate::server::http::exchange::{Exchange, REQUEST_ID, RequestId};
 use crate::server::http::gate::Gate;
 use crate::server::http::head::{Head, Parsed};
 use crate::server::http::response::{Refused, Response};
@@ -23,6 +25,8 @@ use crate::server::wait::{Order, Waiter};
 /// A request that passed every check but that of its meaning.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// By what name it is spoken of.
+    pub id: RequestId,
     /// Its head. The path is without the public URL's.
     pub head: Head,
     /// Who is at the other end of the connection.
@@ -82,6 +86,9 @@ pub trait Site {
 
     /// Answers.
     fn answer(&self, request: &Request) -> Answer<Self::Events>;
+
+    /// Hears of every request that got an answer, once that is sent.
+    fn told(&self, exchange: &Exchange<'_>);
 }
 
 /// Answers requests until the connection closes, or goes on for long. The socket is non-blocking.
@@ -94,29 +101,33 @@ pub fn converse<S: Site>(
     let socket = Socket { stream, waiter };
     let mut buffer = Vec::new();
     for count in 1.. {
-        let head = match read_head(&socket, &mut buffer) {
+        let mut told = Told::new(&socket, site, peer);
+        let mut head = match read_head(&socket, &mut buffer) {
             Ok(head) => head,
-            Err(end) => return close(&socket, end),
+            Err(end) => return told.refuse(None, end),
         };
+        told.begin(&head);
         let with_body = head.method != Method::HEAD;
         let last = count >= limits::REQUESTS_PER_CONNECTION_MAX || !head.keep_alive;
-        let request = match admit(&socket, site, head, peer, &mut buffer) {
-            Ok(request) => request,
-            Err(end) => return close(&socket, end),
+        let (credential, body) = match admit(&socket, site, &mut head, peer, &mut buffer) {
+            Ok(admitted) => admitted,
+            Err(end) => return told.refuse(Some(&head), end),
         };
-        let response = match site.answer(&request) {
+        let request = Request { id: told.id.clone(), head, peer, credential, body };
+        let response = match told.id.span().in_scope(|| site.answer(&request)) {
             Answer::Response(response) => response,
-            Answer::WebSocket => match handshake(&request.head) {
+            Answer::WebSocket => match handshake(&request.head, &request.id) {
                 Ok(accepted) => {
-                    socket.send(&accepted).ok()?;
+                    told.send(&request, StatusCode::SWITCHING_PROTOCOLS, &accepted)?;
                     // A copy of what there is: the buffer was made for heads.
                     let leftover = buffer.as_slice().into();
                     return Some(Upgrade::WebSocket { request, leftover });
                 }
-                Err(refused) => return close(&socket, End::Refused(refused)),
+                Err(refused) => return told.refuse(Some(&request.head), End::Refused(refused)),
             },
             Answer::Events(response, events) => {
-                socket.send(&response.encode_open()).ok()?;
+                let response = response.to(&request.id);
+                told.send(&request, response.status, &response.encode_open())?;
                 if with_body {
                     return Some(Upgrade::Events { request, events });
                 }
@@ -127,16 +138,80 @@ pub fn converse<S: Site>(
         };
         let draining = waiter.order() > Order::Serve;
         let last = last || draining || response.status.as_u16() >= 400;
-        let bytes = response.encode(with_body, last);
-        if socket.send(&bytes).is_err() {
-            return None;
-        }
+        let status = response.status;
+        let bytes = response.to(&request.id).encode(with_body, last);
+        told.send(&request, status, &bytes)?;
         if last {
             socket.farewell();
             return None;
         }
     }
     None
+}
+
+/// A request on its way to its answer, which the site is told of.
+struct Told<'a, S> {
+    socket: &'a Socket<'a>,
+    site: &'a S,
+    peer: Peer,
+    id: RequestId,
+    begun: Instant,
+}
+
+impl<'a, S: Site> Told<'a, S> {
+    fn new(socket: &'a Socket<'a>, site: &'a S, peer: Peer) -> Self {
+        Self { socket, site, peer, id: RequestId::fresh(), begun: Instant::now() }
+    }
+
+    /// Its head is there.
+    fn begin(&mut self, head: &Head) {
+        self.id = RequestId::of(&head.headers);
+        self.begun = Instant::now();
+    }
+
+    /// Sends its answer; `None` if the client is gone.
+    fn send(&self, request: &Request, status: StatusCode, bytes: &[u8]) -> Option<()> {
+        let sent = self.socket.send(bytes);
+        let caller = request.credential.map_or("", self::caller);
+        self.tell(Some(&request.head), caller, (status, None), bytes.len());
+        sent.ok()
+    }
+
+    /// Ends the connection, with an answer if the client is to learn why.
+    fn refuse<T>(&self, head: Option<&Head>, end: End) -> Option<T> {
+        if let End::Refused(refused) = end {
+            let (status, code) = (refused.status, refused.code);
+            let bytes = Response::from(refused).to(&self.id).encode(true, true);
+            let sent = self.socket.send(&bytes);
+            self.tell(head, "", (status, Some(code)), bytes.len());
+            if sent.is_ok() {
+                self.socket.farewell();
+            }
+        }
+        None
+    }
+
+    fn tell(
+        &self,
+        head: Option<&Head>,
+        caller: &str,
+        (status, refused): (StatusCode, Option<&'static str>),
+        bytes: usize,
+    ) {
+        let took = self.begun.elapsed();
+        let Self { id, peer, .. } = self;
+        let exchange = Exchange { id, peer: *peer, head, caller, status, refused, bytes, took };
+        id.span().in_scope(|| self.site.told(&exchange));
+    }
+}
+
+/// How somebody came in, as the log says it.
+const fn caller(credential: Credential) -> &'static str {
+    match credential {
+        Credential::Open => "open",
+        Credential::Bearer => "bearer",
+        Credential::Cookie => "cookie",
+    }
 }
 
 /// Why a conversation ends without an answer from the site.
@@ -151,16 +226,6 @@ impl From<Refused> for End {
     fn from(refused: Refused) -> Self {
         Self::Refused(refused)
     }
-}
-
-fn close<T>(socket: &Socket<'_>, end: End) -> Option<T> {
-    if let End::Refused(refused) = end {
-        let bytes = Response::from(refused).encode(true, true);
-        if socket.send(&bytes).is_ok() {
-            socket.farewell();
-        }
-    }
-    None
 }
 
 /// The next head. `buffer` keeps what follows it.
@@ -188,22 +253,22 @@ fn read_head(socket: &Socket<'_>, buffer: &mut Vec<u8>) -> Result<Head, End> {
 fn admit(
     socket: &Socket<'_>,
     site: &impl Site,
-    mut head: Head,
+    head: &mut Head,
     peer: Peer,
     buffer: &mut Vec<u8>,
-) -> Result<Request, End> {
+) -> Result<(Option<Credential>, Vec<u8>), End> {
     site.gate().admit(&head.headers)?;
     let base = site.gate().base_path();
     if let Some(rest) = head.path.strip_prefix(base).filter(|rest| rest.starts_with('/')) {
         head.path = rest.to_owned();
     }
-    let credential = site.credential(&head, peer)?;
+    let credential = site.credential(head, peer)?;
     if head.body_bytes > site.body_bytes_max() {
         let message = format!("A body may have {} bytes.", site.body_bytes_max());
         let status = StatusCode::PAYLOAD_TOO_LARGE;
         return Err(Refused::new(status, "PAYLOAD_TOO_LARGE", &message).into());
     }
-    check_type(&head)?;
+    check_type(head)?;
     let body_bytes = usize::try_from(head.body_bytes).map_err(|_| End::Silent)?;
     if head.expects_continue && buffer.len() < body_bytes {
         let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -215,7 +280,7 @@ fn admit(
     }
     let rest = buffer.split_off(body_bytes);
     let body = std::mem::replace(buffer, rest);
-    Ok(Request { head, peer, credential, body })
+    Ok((credential, body))
 }
 
 /// A body is JSON and says so: a form that another site makes a browser send is not.
@@ -234,7 +299,7 @@ fn check_type(head: &Head) -> Result<(), Refused> {
 }
 
 /// The bytes that turn the connection into a WebSocket.
-fn handshake(head: &Head) -> Result<Vec<u8>, Refused> {
+fn handshake(head: &Head, id: &RequestId) -> Result<Vec<u8>, Refused> {
     let refused =
         |message: &str| Refused::new(StatusCode::UPGRADE_REQUIRED, "WEBSOCKET_REQUIRED", message);
     let mut request = http::Request::new(());
@@ -244,8 +309,11 @@ fn handshake(head: &Head) -> Result<Vec<u8>, Refused> {
     if head.version != Version::HTTP_11 || head.body_bytes != 0 {
         return Err(refused("A WebSocket begins with a GET of HTTP/1.1 without a body."));
     }
-    let response = tungstenite::handshake::server::create_response(&request)
+    let mut response = tungstenite::handshake::server::create_response(&request)
         .map_err(|error| refused(&format!("This is for WebSockets: {error}.")))?;
+    if let Ok(id) = id.as_str().parse() {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
     let mut bytes = Vec::new();
     tungstenite::handshake::server::write_response(&mut bytes, &response)
         .map_err(|error| refused(&error.to_string()))?;

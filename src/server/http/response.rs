@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::server::http::exchange::{REQUEST_ID, RequestId};
+
 /// Why a request is refused. Every refusal closes the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -70,6 +72,19 @@ impl Response {
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// With the id of the request that it answers, which an error's body names, too.
+    #[must_use]
+    pub fn to(mut self, id: &RequestId) -> Self {
+        if self.status.as_u16() >= 400
+            && let Ok(mut body) = serde_json::from_slice::<Value>(&self.body)
+            && let Some(error) = body.get_mut("error").and_then(Value::as_object_mut)
+        {
+            error.insert("requestId".to_owned(), id.as_str().into());
+            self.body = body.to_string().into_bytes().into();
+        }
+        self.with(REQUEST_ID, id.as_str())
     }
 
     /// The bytes. To a `HEAD` request the body is announced and left out.

@@ -30,6 +30,8 @@ impl Site for Echo {
         Ok(None)
     }
 
+    fn told(&self, _: &Exchange<'_>) {}
+
     fn answer(&self, request: &Request) -> Answer<Self::Events> {
         let path = &request.head.path;
         match path.as_str() {

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use crate::limits::{self, Limits};
+use crate::metrics::Metrics;
+use crate::metrics::labels::{Drop as Dropped, Transport};
 use crate::protocol::gateway::GatewayFrame;
 use crate::registry::{self, AnnouncementCursor, From, Registry, SubscribeError, Target};
 use crate::run::id::{Millis, Position, Seq};
@@ -22,6 +24,7 @@ use crate::server::news::mode_word;
 use crate::server::socket::{Socket, after};
 use crate::server::stream::Stream;
 use crate::server::subscriber::{gap_range, statement};
+use crate::server::tally::{Tally, time_of};
 use crate::server::wait::{Interest, Order, Ready, Waiter};
 use crate::sync::Arc;
 
@@ -42,6 +45,8 @@ pub struct Follow {
 pub struct Parts<'a> {
     /// The registry.
     pub registry: &'a Arc<Registry>,
+    /// What is counted.
+    pub metrics: &'a Arc<Metrics>,
     /// The bounds in force.
     pub limits: &'a Limits,
 }
@@ -65,14 +70,22 @@ pub fn serve(stream: Stream, waiter: &Waiter, follow: Follow, parts: Parts<'_>) 
             break end;
         }
     };
+    telling.tally.ended(match end {
+        End::Gone => Dropped::Peer,
+        End::Stalled => Dropped::Slow,
+        End::ByUs if telling.parts.registry.is_closing() => Dropped::Shutdown,
+        End::ByUs => Dropped::Deleted,
+    });
     telling.farewell(end);
 }
 
 /// Why a stream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// The client is gone, or takes nothing.
+    /// The client is gone.
     Gone,
+    /// The client takes nothing.
+    Stalled,
     /// We end it; what waits is sent as far as it goes.
     ByUs,
 }
@@ -95,6 +108,7 @@ struct Telling<'a> {
     /// Nothing more will come.
     over: bool,
     out: Outgoing,
+    tally: Tally,
     /// When a byte last left, or nothing was waiting.
     progress: Instant,
     beat_at: Instant,
@@ -126,6 +140,7 @@ impl<'a> Telling<'a> {
         Box::new(Self {
             broadcasts: parts.registry.broadcasts().join(&waker),
             beat_at: now + millis(parts.limits.heartbeat_ms),
+            tally: Tally::new(parts.metrics.client(Transport::Events)),
             socket,
             waiter,
             waker,
@@ -237,9 +252,13 @@ impl<'a> Telling<'a> {
             match registry.read(&self.waker, session, reading.cursor, budget) {
                 registry::Read::Frames(frames) => {
                     sent = true;
+                    let live = self.tally.is_live(session);
+                    let last = frames.last().filter(|_| live).and_then(|(_, text)| time_of(text));
+                    self.tally.sent_live(last);
                     for (at, text) in frames {
                         let place = reading.pass(at, &text);
                         self.out.event(place, &text);
+                        self.tally.sent(session, at);
                         if self.mark.is_some_and(|(mark, _)| mark <= at) {
                             break;
                         }
@@ -259,6 +278,7 @@ impl<'a> Telling<'a> {
             }
         }
         if sent && !self.behind {
+            self.tally.caught_up();
             self.deaf_until = Some(after(limits::WAKE_GAP_MS));
         }
     }
@@ -276,6 +296,7 @@ impl<'a> Telling<'a> {
                 };
                 self.reading = Some(Reading::from(subscribed.cursor));
                 self.mark = Some((subscribed.durable, newest));
+                self.tally.subscribed(&self.follow.target, &subscribed);
                 // Without an id: who does not get what follows comes back with the cursor that it
                 // has, and is told the same.
                 let frame = statement(session.to_string(), subscribed, registry.epoch());
@@ -296,6 +317,7 @@ impl<'a> Telling<'a> {
             return;
         };
         let place = reading.told(newest);
+        self.tally.replayed(self.follow.target.session);
         let caught_up = GatewayFrame::CaughtUp {
             session_id: self.follow.target.session,
             run_id: Some(newest.run).filter(|run| *run != NO_RUN),
@@ -361,6 +383,7 @@ impl<'a> Telling<'a> {
                 Err(_) => return Err(End::Gone),
             }
         }
+        self.tally.flushed();
         self.progress = Instant::now();
         Ok(())
     }
@@ -369,14 +392,14 @@ impl<'a> Telling<'a> {
         let waits = !self.out.waiting().is_empty();
         if waits && self.progress.elapsed() >= millis(self.parts.limits.stall_ms) {
             tracing::info!("closing a stream: stalled");
-            return Err(End::Gone);
+            return Err(End::Stalled);
         }
         Ok(())
     }
 
     /// Sends what waits, as far as the client still takes it, and lets it read that.
     fn farewell(&mut self, end: End) {
-        if end == End::Gone {
+        if end != End::ByUs {
             return;
         }
         let until = after(limits::FAREWELL_MS);

@@ -1,5 +1,6 @@
 //! The command line as a user types it: the built binary against a running gateway.
 
+mod audit;
 mod completions;
 mod config;
 mod demo;

@@ -152,7 +152,8 @@ fn a_deleted_session_is_gone_at_once_and_its_room_later() {
     script.event(Some(Mark::PermissionCancelled(RequestId("q".into()))));
     let run = script.run;
     script.command(1);
-    script.change(Change::Audit { run: Some(run), what: "late", detail: "{}".into(), at: T0 });
+    let detail = "{}".to_owned();
+    script.change(Change::Audit { run: Some(run), what: "late", detail, at: T0, by: None });
     script.events(600).complete();
     other.start().events(1);
     writer.commit(&[script.batch(), other.batch()]).expect("commits");

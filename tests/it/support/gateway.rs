@@ -153,6 +153,8 @@ impl Setup {
         command.args(["serve", "--json", "--bind", &self.bind, "--data-dir"]);
         command.arg(self.data_dir()).arg("--config").arg(self.config_path());
         command.args(&self.arguments);
+        // Those that look at the log read it as people do, unless they say otherwise.
+        command.env("REATTACH_LOG_FORMAT", "human");
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
