@@ -125,6 +125,14 @@ impl MemoryDisk {
         tables.sessions.iter().filter_map(|(id, stored)| Some((*id, open(stored)?))).collect()
     }
 
+    /// The prompts that wait in a session, in order.
+    #[must_use]
+    pub fn queued(&self, session: SessionId) -> Vec<String> {
+        let tables = self.0.lock();
+        let queue = tables.sessions.get(&session).map(|stored| &stored.queue);
+        queue.into_iter().flatten().map(|queued| queued.content.clone()).collect()
+    }
+
     /// Retention takes the session's oldest completed run that it has not taken yet; gives its
     /// place.
     pub fn prune_oldest(&self, session: SessionId) -> Option<Ordinal> {

@@ -8,6 +8,7 @@
 mod ends;
 mod handover;
 mod keeper;
+mod queues;
 mod reading;
 mod starts;
 mod waiting;
@@ -59,4 +60,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("grace_and_attach", handover::grace_and_attach, 10),
     scenario("agent_run_and_prompt", starts::agent_run_and_prompt, 10),
     scenario("agent_run_and_close", starts::agent_run_and_close, 10),
+    scenario("queue_and_complete", queues::queue_and_complete, 50),
+    scenario("turns_and_removal", queues::turns_and_removal, 10),
+    scenario("hold_and_resume", queues::hold_and_resume, 20),
+    scenario("turn_and_prompt", queues::turn_and_prompt, 5),
+    scenario("turn_and_close", queues::turn_and_close, 10),
 ];

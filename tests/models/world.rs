@@ -8,7 +8,7 @@ use reattach::oracle::{Alarm, Checker, MemoryDisk};
 use reattach::protocol::message::WhenBusy;
 use reattach::registry::{
     Admission, Composer, Crew, From, Job, Persist, Read, Refusal, Refused, Registry, Round,
-    SendPrompt, Session, Started, Target, end,
+    SendPrompt, Sent, Session, Started, Target, end,
 };
 use reattach::run::change::{Frame, Mark, SessionRow};
 use reattach::run::event::{By, ByKind, Complete, Event, Reason};
@@ -124,15 +124,13 @@ impl World {
         content: &str,
         message: Option<&str>,
     ) -> Result<reattach::registry::Accepted, Refusal> {
-        let prompt = SendPrompt {
-            session: S,
-            content: content.into(),
-            options: Map::new(),
-            client_message_id: message.map(|id| ClientMessageId(id.into())),
-            when_busy: WhenBusy::Refuse,
-            by: by("sender"),
-        };
-        self.registry.send(prompt, NOW).map(|sent| sent.run().expect("nobody asked it to wait"))
+        let sent = self.registry.send(prompt(content, message, WhenBusy::Refuse), NOW);
+        sent.map(|sent| sent.run().expect("nobody asked it to wait"))
+    }
+
+    /// A prompt that may wait.
+    pub(crate) fn queue(&self, content: &str) -> Result<Sent, Refusal> {
+        self.registry.send(prompt(content, None, WhenBusy::Queue), NOW)
     }
 
     /// What the disk has of the session, checked as a subscriber from the start would.
@@ -142,6 +140,17 @@ impl World {
             checker.frames(run.frames.iter().map(|(at, text)| (*at, text.as_str())));
         }
         checker
+    }
+}
+
+fn prompt(content: &str, message: Option<&str>, when_busy: WhenBusy) -> SendPrompt {
+    SendPrompt {
+        session: S,
+        content: content.into(),
+        options: Map::new(),
+        client_message_id: message.map(|id| ClientMessageId(id.into())),
+        when_busy,
+        by: by("sender"),
     }
 }
 
