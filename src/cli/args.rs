@@ -13,8 +13,10 @@ pub use super::bench::args::{BenchArgs, BenchPart};
 use super::commands::audit::AuditArgs;
 use super::commands::backup::BackupArgs;
 use super::commands::config::ConfigArgs;
+use super::commands::export::ExportArgs;
 use super::commands::queue::QueueArgs;
 use super::commands::restore::RestoreArgs;
+use super::commands::retention::RetentionArgs;
 use super::commands::shell::{CompleteSessionsArgs, CompletionsArgs, ManArgs};
 use super::commands::verify::VerifyArgs;
 pub use super::logging::LogFormat;
@@ -82,6 +84,10 @@ pub enum Command {
     Restore(RestoreArgs),
     /// Examine a data directory, a database or a backup.
     Verify(VerifyArgs),
+    /// Write a session as a transcript, or as data.
+    Export(ExportArgs),
+    /// Say what retention would remove.
+    Retention(RetentionArgs),
     /// The scripted agent behind `demo`.
     #[command(hide = true, name = "demo-agent", disable_help_flag = true)]
     DemoAgent(DemoAgentArgs),
@@ -489,6 +495,8 @@ impl Command {
             Self::Backup(args) => args.output.json,
             Self::Restore(args) => args.output.json,
             Self::Verify(args) => args.output.json,
+            Self::Export(args) => args.output.json,
+            Self::Retention(args) => args.output.json,
         }
     }
 }

@@ -24,6 +24,7 @@ pub mod stream;
 pub mod target;
 pub mod text;
 pub mod tls;
+pub mod transcript;
 pub mod watch;
 pub mod words;
 
@@ -34,8 +35,8 @@ use clap::FromArgMatches as _;
 
 use args::{Cli, Command};
 use commands::{
-    abort, backup, bench as benches, config as configuration, demo, list, logs, permissions, queue,
-    restore, run as runs, shell, verify,
+    abort, backup, bench as benches, config as configuration, demo, export, list, logs,
+    permissions, queue, restore, retention, run as runs, shell, verify,
 };
 use exit::{Exit, Stop};
 
@@ -86,6 +87,8 @@ pub fn run() -> ExitCode {
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => restore::restore(&args),
         Command::Verify(args) => verify::verify(&args),
+        Command::Export(args) => export::export(&args),
+        Command::Retention(args) => retention::retention(&args),
     };
     match outcome {
         Ok(exit) => exit.into(),

@@ -202,8 +202,18 @@ fn write(
     }
     list(&dir.join(UPLOADS), UPLOADS, &mut sources)?;
     let mut files = Vec::with_capacity(sources.len());
-    for source in &sources {
-        files.push(source.member()?);
+    let mut found = Vec::with_capacity(sources.len());
+    for source in sources {
+        match source.member() {
+            Ok(member) => {
+                files.push(member);
+                found.push(source);
+            }
+            // An upload that was deleted since it was listed.
+            Err(BackupError::Io { source: error, .. })
+                if error.kind() == io::ErrorKind::NotFound && source.name != DATABASE => {}
+            Err(error) => return Err(error),
+        }
     }
     let manifest = Manifest {
         format: FORMAT,
@@ -215,7 +225,7 @@ fn write(
         counts: taken.counts,
         files,
     };
-    let to = pack(BufWriter::with_capacity(128 << 10, to), gzip, &manifest, &sources)?;
+    let to = pack(BufWriter::with_capacity(128 << 10, to), gzip, &manifest, &found)?;
     to.into_inner().map_err(|error| BackupError::Write(error.into_error()))?;
     drop(guard);
     Ok(manifest)
@@ -307,7 +317,8 @@ pub(super) fn counts(conn: &Connection) -> rusqlite::Result<Amounts> {
     })
 }
 
-/// All ordinary files under a folder, by name. What is no file and no folder is left out.
+/// All ordinary files under a folder, by name. What is no file and no folder is left out, and so is
+/// what is hidden: files on their way.
 fn list(folder: &Path, name: &str, found: &mut Vec<Source>) -> Result<(), BackupError> {
     let io = |source| BackupError::io(folder, source);
     let mut entries = match std::fs::read_dir(folder) {
@@ -322,6 +333,9 @@ fn list(folder: &Path, name: &str, found: &mut Vec<Source>) -> Result<(), Backup
         let of = of
             .to_str()
             .ok_or_else(|| BackupError::io(&path, io::Error::other("the name is not UTF-8")))?;
+        if of.starts_with('.') {
+            continue;
+        }
         let name = format!("{name}/{of}");
         let kind = entry.file_type().map_err(|source| BackupError::io(&path, source))?;
         if kind.is_dir() {

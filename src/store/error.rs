@@ -82,6 +82,14 @@ pub enum OpenError {
         /// The newest schema that is known here.
         known: u32,
     },
+    /// The database is of an older version of this program, and was not to be changed.
+    #[error("{} has schema {found}, of an older version of this program", path.display())]
+    Older {
+        /// The database.
+        path: PathBuf,
+        /// Its schema.
+        found: u32,
+    },
     /// Anything else that SQLite refused, disk full among it.
     #[error("cannot open {} ({code}): {source}", path.display())]
     Sqlite {

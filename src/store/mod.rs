@@ -50,7 +50,7 @@ pub use reader::Readers;
 pub use restore::{
     Place as RestorePlace, RestoreError, RestoreOptions, Restored, is_database, verify_backup,
 };
-pub use retention::{Keep, Retained};
+pub use retention::{Keep, Leaving, Plan, Retained, Why, plan as plan_retention};
 pub use rows::{
     Abort, AnsweredPermission, OpenRun, PendingPermission, PermissionState, ProjectRow, RunStatus,
     RunSummary, SessionSnapshot, SessionView, StoredAgent, StoredCommand,

@@ -8,14 +8,16 @@ use std::path::Path;
 use crossbeam_channel::{Receiver, Sender};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use super::error::ReadError;
+use super::backup::known_version;
+use super::error::{OpenError, ReadError};
+use super::files::DATABASE;
 use super::queue;
 use super::rows::{
     AnsweredPermission, OpenRun, PendingPermission, PermissionState, ProjectRow, RUN_COLUMNS,
     RunSummary, SESSION_COLUMNS, SessionSnapshot, SessionView, frame_text, from_json, from_word,
     natural, project_row, run_summary, session_row,
 };
-use super::{READER_CACHE_KIB, connect};
+use super::{READER_CACHE_KIB, connect, epoch, schema};
 use crate::run::id::{
     AgentId, LogEpoch, Millis, NativeId, Ordinal, Position, RequestId, RunId, Seq, SessionId,
 };
@@ -54,6 +56,24 @@ impl Readers {
             conn.set_prepared_statement_cache_capacity(48);
             drop(home.try_send(conn));
         }
+        Ok(Self { idle, home, epoch })
+    }
+
+    /// Reads a data directory that no server uses, and writes nothing there.
+    ///
+    /// # Errors
+    /// If its database is none of ours, of another version of the schema, or cannot be read.
+    pub fn offline(dir: &Path) -> Result<Self, OpenError> {
+        let path = dir.join(DATABASE);
+        let sqlite = |source| OpenError::sqlite(&path, source);
+        let conn = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sqlite)?;
+        let (found, known) = (known_version(&conn, &path)?, schema::MIGRATIONS.len());
+        if usize::try_from(found).unwrap_or(0) < known {
+            return Err(OpenError::Older { path, found });
+        }
+        let epoch = epoch(&conn).map_err(sqlite)?;
+        let (home, idle) = crossbeam_channel::bounded(1);
+        drop(home.try_send(conn));
         Ok(Self { idle, home, epoch })
     }
 

@@ -280,3 +280,80 @@ pub fn verify_backup(from: impl Read, folder: &Path) -> Result<(Manifest, Report
     let report = verify(&folder.join(DATABASE))?;
     Ok((manifest, report))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::id::AgentId;
+    use crate::store::backup::to_file;
+    use crate::store::schema::tests::LEFT_BY_V1;
+    use crate::store::{OpenOptions, Store};
+
+    /// A backup of a database of version 1, with a run that is on, an answer on its way and a
+    /// command that is not known to be delivered.
+    fn backup_of_version_1(dir: &Path) -> PathBuf {
+        let old = dir.join("old");
+        fs::create_dir(&old).expect("a fresh directory");
+        let conn = Connection::open(old.join(DATABASE)).expect("opens");
+        conn.execute_batch(schema::MIGRATIONS[0]).expect("to version 1");
+        conn.pragma_update(None, "user_version", 1).expect("set");
+        conn.execute_batch(LEFT_BY_V1).expect("as version 1 wrote it");
+        drop(conn);
+        let file = dir.join("old.tar.gz");
+        let written = to_file(&old, &file, false, false).expect("a backup");
+        assert_eq!((written.manifest.schema, written.manifest.counts.running), (1, 1));
+        file
+    }
+
+    #[test]
+    fn a_backup_of_an_older_version_is_brought_up_to_this_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = backup_of_version_1(dir.path());
+        let place = Place::lock(&dir.path().join("new")).expect("nobody has it");
+        let open = || fs::File::open(&file).expect("it is there");
+        // Its frames are no real ones, which is found.
+        let refused = place.restore(open(), RestoreOptions::default());
+        assert!(
+            matches!(refused, Err(RestoreError::Unsound(report)) if report.findings.len() == 5)
+        );
+        assert_eq!(place.contents().expect("readable"), Vec::<PathBuf>::new());
+        let options = RestoreOptions { accept_damage: true, ..RestoreOptions::default() };
+        let restored = place.restore(open(), options).expect("restores");
+        assert_eq!((restored.report.schema, restored.running, restored.held), (1, 1, 0));
+        assert_ne!(restored.epoch, restored.manifest.log_epoch);
+        let left: Vec<_> = fs::read_dir(dir.path().join("new"))
+            .expect("readable")
+            .map(|entry| entry.expect("readable").file_name())
+            .filter(|name| name != LOCK)
+            .collect();
+        assert_eq!(left, [DATABASE], "one file, and no copy of before the upgrade");
+        drop(place);
+
+        let options = OpenOptions { ballast_bytes: 0, ..OpenOptions::default() };
+        let opened = Store::open(&dir.path().join("new"), &options);
+        let (_writer, readers) = opened.expect("it is an ordinary data directory");
+        assert_eq!(readers.epoch(), restored.epoch);
+        let agent = readers.agent(AgentId::from_u128(0xa2)).expect("readable").expect("a run");
+        assert!(agent.open.is_some_and(|open| open.offset > 0), "its prompt was sent");
+        let waits = agent.commands.iter().filter(|command| command.request.is_none()).count();
+        assert_eq!((waits, agent.checkpoint), (0, None), "nothing is sent again");
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = backup_of_version_1(dir.path());
+        let other = dir.path().join("other");
+        fs::create_dir(&other).expect("a fresh directory");
+        unpack(fs::File::open(file).expect("it is there"), &other, |_| true).expect("sound");
+        let conn = Connection::open(other.join(DATABASE)).expect("opens");
+        conn.pragma_update(None, "user_version", 99).expect("set");
+        drop(conn);
+        let refused = to_file(&other, &dir.path().join("b.tar"), false, false);
+        let error = refused.expect_err("this program does not know it");
+        assert!(matches!(error, BackupError::Database(OpenError::Newer { found: 99, .. })));
+        assert!(!dir.path().join(".b.tar.part").exists() && !dir.path().join("b.tar").exists());
+        let refused = verify(&other.join(DATABASE));
+        assert!(matches!(refused, Err(OpenError::Newer { found: 99, .. })));
+    }
+}

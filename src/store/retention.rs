@@ -4,9 +4,16 @@
 //! name it); its events are then deleted little by little, and their pages given back to the
 //! file system. A session that was deleted leaves the same way. Must not know when it is called.
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use std::path::Path;
 
-use super::error::CommitError;
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params,
+};
+
+use super::backup::known_version;
+use super::connect;
+use super::error::{CommitError, OpenError};
+use super::rows::natural;
 use super::writer::{Writer, whole};
 use crate::run::id::{Millis, RunId, SessionId};
 
@@ -32,6 +39,98 @@ pub struct Keep {
     /// The oldest completed runs leave until heads, events and blobs take at most this many
     /// bytes. 0 keeps all.
     pub bytes_max: u64,
+}
+
+/// Why a run leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It ended too long ago.
+    Age,
+    /// All that is kept takes too much room, and it is the one that ended first.
+    Bytes,
+}
+
+impl Keep {
+    /// Whether nothing at all leaves while `stored` bytes are kept.
+    const fn keeps_all(&self, stored: u64) -> bool {
+        self.age_ms <= 0 && !self.is_too_large(stored)
+    }
+
+    const fn is_too_large(&self, stored: u64) -> bool {
+        self.bytes_max > 0 && stored > self.bytes_max
+    }
+
+    /// Whether `oldest`, the completed run that ended first, leaves while `stored` bytes are kept.
+    fn takes(&self, now: Millis, stored: u64, oldest: &Oldest) -> Option<Why> {
+        if self.age_ms > 0 && oldest.ended_at.plus(self.age_ms) < now {
+            return Some(Why::Age);
+        }
+        self.is_too_large(stored).then_some(Why::Bytes)
+    }
+}
+
+/// A run that would leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaving {
+    /// Its session.
+    pub session: SessionId,
+    /// Its id.
+    pub run: RunId,
+    /// When it ended.
+    pub ended_at: Millis,
+    /// Bytes of its head, events and blobs.
+    pub bytes: u64,
+    /// What it leaves for.
+    pub why: Why,
+}
+
+/// What retention would take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Bytes of heads, events and blobs of all runs that are kept now.
+    pub stored: u64,
+    /// How many runs that is.
+    pub runs: u64,
+    /// What would leave, in the order in which it would.
+    pub leaving: Vec<Leaving>,
+}
+
+/// What `Writer::retain` would take of the database at `path` if it were called at `now` with
+/// `keep`, and went on until there is nothing to do. Changes nothing; another process may have the
+/// database open.
+///
+/// # Errors
+/// If it is no database of ours, or cannot be read.
+pub fn plan(path: &Path, keep: Keep, now: Millis) -> Result<Plan, OpenError> {
+    let sqlite = |source| OpenError::sqlite(path, source);
+    let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sqlite)?;
+    known_version(&conn, path)?;
+    let plan = || -> rusqlite::Result<Plan> {
+        let snapshot = conn.unchecked_transaction()?;
+        let (runs, stored) = snapshot.query_row(
+            "SELECT count(*), ifnull(sum(bytes), 0) FROM run WHERE pruned_ms IS NULL",
+            [],
+            |row| Ok((natural(row.get(0)?), row.get(1)?)),
+        )?;
+        let mut plan = Plan { stored: natural(stored), runs, leaving: Vec::new() };
+        let mut left = stored;
+        let mut runs = snapshot.prepare(OLDEST_FIRST)?;
+        let mut runs = runs.query([])?;
+        while let Some(row) = runs.next()? {
+            let oldest = Oldest::read(row)?;
+            let Some(why) = keep.takes(now, natural(left), &oldest) else { break };
+            left -= oldest.bytes;
+            plan.leaving.push(Leaving {
+                session: oldest.session,
+                run: oldest.run,
+                ended_at: oldest.ended_at,
+                bytes: natural(oldest.bytes),
+                why,
+            });
+        }
+        Ok(plan)
+    };
+    plan().map_err(sqlite)
 }
 
 impl Writer {
@@ -91,13 +190,12 @@ impl Writer {
         now: Millis,
         keep: Keep,
     ) -> rusqlite::Result<Option<(SessionId, RunId, i64)>> {
-        let too_large = keep.bytes_max > 0 && self.stored_bytes() > keep.bytes_max;
-        if keep.age_ms <= 0 && !too_large {
+        let stored = self.stored_bytes();
+        if keep.keeps_all(stored) {
             return Ok(None);
         }
         let Some(oldest) = oldest(&self.conn)? else { return Ok(None) };
-        let too_old = keep.age_ms > 0 && oldest.ended_at.plus(keep.age_ms) < now;
-        if !too_large && !too_old {
+        if keep.takes(now, stored, &oldest).is_none() {
             return Ok(None);
         }
         let tx = Transaction::new(&mut self.conn, TransactionBehavior::Immediate)?;
@@ -126,23 +224,26 @@ struct Oldest {
     bytes: i64,
 }
 
-/// The one that ended first.
-fn oldest(conn: &Connection) -> rusqlite::Result<Option<Oldest>> {
-    conn.prepare_cached(
-        "SELECT r.id, s.sid, r.rid, r.ended_ms, r.bytes FROM run r \
-         JOIN session s ON s.id = r.session \
-         WHERE r.state = 'completed' AND r.pruned_ms IS NULL ORDER BY r.ended_ms, r.id LIMIT 1",
-    )?
-    .query_row([], |row| {
-        Ok(Oldest {
+/// Completed runs that have their events, the one that ended first first.
+const OLDEST_FIRST: &str = "SELECT r.id, s.sid, r.rid, r.ended_ms, r.bytes FROM run r \
+     JOIN session s ON s.id = r.session \
+     WHERE r.state = 'completed' AND r.pruned_ms IS NULL ORDER BY r.ended_ms, r.id";
+
+impl Oldest {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
             row: row.get(0)?,
             session: SessionId::from_bytes(row.get(1)?),
             run: RunId::from_bytes(row.get(2)?),
             ended_at: Millis(row.get(3)?),
             bytes: row.get(4)?,
         })
-    })
-    .optional()
+    }
+}
+
+/// The one that ended first.
+fn oldest(conn: &Connection) -> rusqlite::Result<Option<Oldest>> {
+    conn.prepare_cached(OLDEST_FIRST)?.query_row([], Oldest::read).optional()
 }
 
 /// Deletes a slice of what is in the garbage; false if there is none.

@@ -454,7 +454,7 @@ fn back_up(conn: &Connection, path: &Path, found: u32) -> Result<(), OpenError> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::run::id::{AgentId, LogEpoch};
 
@@ -467,7 +467,7 @@ mod tests {
 
     /// What version 1 left of a gateway that was killed: a run that ended, and one with an answer
     /// on its way.
-    const LEFT_BY_V1: &str = "
+    pub(in crate::store) const LEFT_BY_V1: &str = "
     INSERT INTO project (path) VALUES ('/srv/project');
     INSERT INTO session (sid, project, provider, native_id, created_ms, updated_ms)
       VALUES (x'01010101010101010101010101010101', 1, 'claude', 'n', 1, 2);

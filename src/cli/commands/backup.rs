@@ -166,6 +166,9 @@ pub(super) fn unusable(error: &OpenError, dir: &Path) -> Failure {
             format!("keep a copy of {}; then `reattach restore BACKUP --force`", dir.display()),
         ),
         OpenError::Newer { .. } => ("NEWER", "the newer version of reattach".to_owned()),
+        OpenError::Older { .. } => {
+            ("OLDER", "reattach serve, which brings it up to this version".to_owned())
+        }
         OpenError::Foreign { .. } => ("FOREIGN", "--data-dir DIR, or another file".to_owned()),
         OpenError::DataDir { .. } | OpenError::File { .. } | OpenError::Sqlite { .. } => {
             ("DATA_DIR", "make it usable for you, or --data-dir DIR for another one".to_owned())

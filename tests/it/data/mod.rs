@@ -3,7 +3,9 @@
 
 mod backup;
 mod corrupt;
+mod export;
 mod restore;
+mod retention;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

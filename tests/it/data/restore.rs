@@ -7,6 +7,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use super::{ended, run, stopped, text, unguarded, worked};
+use crate::support::eventually;
 
 #[test]
 fn not_while_a_server_or_an_agent_has_the_directory() {
@@ -158,27 +159,37 @@ fn a_database_that_is_not_sound_is_restored_only_if_one_insists() {
     drop((session, runs));
 }
 
-/// Where a directory is, its name and its lock stay: it may be a mount.
+/// They may be done since, and are old in any case: a person decides.
 #[test]
 fn prompts_in_queues_are_held() {
-    let (gateway, _, _, file) = stopped();
-    let root = gateway.setup.root.path();
-    let unpacked = root.join("unpacked");
-    run(&["restore", text(&file), "--data-dir", text(&unpacked)], 0);
-    let conn = Connection::open(unpacked.join("reattach.db")).expect("opens");
-    conn.execute_batch(
-        "INSERT INTO queued (qid, session, prompt_hash, body, queued_ms) \
-         VALUES (zeroblob(16), 1, zeroblob(32), '{}', 1)",
-    )
-    .expect("it fits");
-    drop(conn);
-    let queued = root.join("queued.tar");
-    run(&["backup", text(&queued), "--data-dir", text(&unpacked)], 0);
-    let new = root.join("new");
-    let restored = run(&["restore", text(&queued), "--data-dir", text(&new), "--json"], 0).json();
+    let (gateway, session, runs) = worked();
+    let body = json!({"content": "third", "whenBusy": "queue"});
+    let (status, queued) = gateway.post(&format!("/api/v1/sessions/{session}/runs"), &body);
+    assert_eq!(status, 202, "{queued}");
+    let file = gateway.setup.root.path().join("queued.tar");
+    let data = gateway.setup.data_dir();
+    run(&["backup", text(&file), "--data-dir", text(&data)], 0);
+    let mut gateway = gateway;
+    gateway.post(&format!("/api/v1/runs/{}/abort", runs[1]), &json!({}));
+    ended(&gateway, &runs[1]);
+    gateway.terminate();
+    gateway.expect_no_agents();
+    let args = ["restore", text(&file), "--data-dir", text(&data), "--force"];
+    let restored = run(&[&args[..], &["--json"]].concat(), 0).json();
     assert_eq!(restored["queuesHeld"], 1, "{restored}");
-    let conn = Connection::open(new.join("reattach.db")).expect("opens");
-    let held: bool =
-        conn.query_row("SELECT queue_held FROM session", [], |row| row.get(0)).expect("a row");
-    assert!(held);
+
+    let gateway = gateway.restart();
+    ended(&gateway, &runs[1]);
+    let (_, queue) = gateway.get(&format!("/api/v1/sessions/{session}/queue"));
+    assert_eq!((&queue["held"], &queue["items"][0]["content"]), (&json!(true), &json!("third")));
+    assert_eq!(gateway.hub().count("fake"), 2, "no agent was started for it");
+    let (status, _) = gateway.post(&format!("/api/v1/sessions/{session}/queue/resume"), &json!({}));
+    assert_eq!(status, 202);
+    let (agent, _) = gateway.hub().prompted("fake", "third");
+    agent.finish();
+    eventually("its run ends, and nothing waits", || {
+        let (_, session) = gateway.get(&format!("/api/v1/sessions/{session}"));
+        (session["running"] == false && session["lastRunId"] != *runs[1]).then_some(())
+    });
+    run(&["verify", "--data-dir", text(&data)], 0);
 }

@@ -1,5 +1,7 @@
 //! Retention and deletion: exact gaps, whole runs, small slices.
 
+use reattach::store::plan_retention;
+
 use super::*;
 
 #[test]
@@ -173,4 +175,31 @@ fn a_deleted_session_is_gone_at_once_and_its_room_later() {
     let error = writer.commit(&[script.change(Change::SessionDeleted).batch()]);
     assert!(matches!(error, Err(CommitError::Constraint { .. })), "it is not there any more");
     sound(dir.path());
+}
+
+/// `reattach retention --dry-run` asks what retention itself then does.
+#[test]
+fn what_is_planned_is_what_leaves() {
+    for (age_ms, bytes_max) in
+        [(0, 0), (10_000, 0), (0, 1), (0, 300), (0, 700), (12_000, 700), (9_500, 1_000), (1, 0)]
+    {
+        let (dir, mut writer, _) = fresh();
+        let mut script = Script::new();
+        for events in [2, 0, 9, 3, 1, 5] {
+            script.start().events(events).complete();
+        }
+        script.start().events(2);
+        script.commit(&mut writer);
+        let (keep, now) = (Keep { age_ms, bytes_max }, T0.plus(13_500));
+        let path = dir.path().join(DATABASE);
+        let plan = plan_retention(&path, keep, now).expect("readable");
+        assert_eq!(plan.stored, writer.stored_bytes());
+        let planned: Vec<_> = plan.leaving.iter().map(|run| (run.session, run.run)).collect();
+        let retained = writer.retain(now, keep, 1_000, &mut || T0).expect("retains");
+        assert_eq!(planned, retained.pruned, "{keep:?}");
+        let left: u64 = plan.leaving.iter().map(|run| run.bytes).sum();
+        assert_eq!(plan.stored - left, writer.stored_bytes(), "{keep:?}");
+        let again = plan_retention(&path, keep, now).expect("readable");
+        assert_eq!(again.leaving, [], "{keep:?}");
+    }
 }

@@ -69,6 +69,11 @@ impl Setup {
         self
     }
 
+    /// Likewise, for the next start.
+    pub(crate) fn add(&mut self, section: &'static str, key: &str, value: &str) {
+        self.sections.push((section, format!("{key} = {value}")));
+    }
+
     /// A `jsonl` provider whose program is the scripted agent, which calls under that name.
     pub(crate) fn scripted(mut self, name: &str) -> Self {
         let argv = self.hub.argv(name);
