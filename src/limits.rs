@@ -141,6 +141,8 @@ pub const AUDIT_KEPT: u64 = 100_000;
 pub const DISK_FREE_BYTES_MIN: u64 = 256 << 20;
 /// A file that is deleted when the disk is full, so that the last `complete`s can be written.
 pub const BALLAST_BYTES: u64 = 4 << 20;
+/// Connections to `server.metrics_bind`.
+pub const MONITOR_CONNECTIONS_MAX: usize = 16;
 /// Between two tries of a commit that failed for want of room or a lock.
 pub const STORE_RETRY_MS: i64 = 250;
 

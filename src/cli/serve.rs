@@ -57,6 +57,9 @@ struct Running<'a> {
     /// Where commands of the same user connect.
     #[serde(skip_serializing_if = "Option::is_none")]
     socket: Option<&'a Path>,
+    /// Where metrics are told without a credential.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<String>,
     version: &'static str,
 }
 
@@ -203,6 +206,7 @@ fn announce(
         pid: std::process::id(),
         data_dir,
         socket: server.local_socket(),
+        metrics: server.metrics_addr().map(|address| format!("http://{address}/metrics")),
         version: env!("CARGO_PKG_VERSION"),
     };
     let json = serde_json::to_string(&running).map_err(io::Error::other)?;
@@ -213,6 +217,9 @@ fn announce(
         writeln!(out, "{json}")?;
     } else {
         writeln!(out, "reattach {} listens on {}", running.version, running.url)?;
+        if let Some(metrics) = &running.metrics {
+            writeln!(out, "metrics are told to everybody at {metrics}")?;
+        }
         if !config.server.public_url.is_empty() {
             writeln!(out, "browsers reach it at {}", config.server.public_url)?;
         }
@@ -242,6 +249,7 @@ fn server_config(config: &Config, data_dir: &Path) -> ServerConfig {
     }
     ServerConfig {
         bind: config.server.bind,
+        metrics_bind: config.server.metrics_bind,
         public_url: config.server.public_url.clone(),
         allowed_hosts: config.server.allowed_hosts.clone(),
         project_roots: config.server.project_roots.clone(),

@@ -12,6 +12,7 @@ pub mod crowd;
 pub mod http;
 pub mod listener;
 pub mod local;
+mod monitor;
 pub mod news;
 pub mod room;
 pub mod socket;
@@ -27,10 +28,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value, json};
 
-use crate::limits::Limits;
+use crate::limits::{self, Limits};
 use crate::metrics::Metrics;
 use crate::protocol::gateway::FrameLimits;
 use crate::protocol::message::ErrorCode;
@@ -60,6 +61,8 @@ use ::http::{Method, StatusCode, header};
 pub struct ServerConfig {
     /// Where to listen; port 0 is any free one.
     pub bind: SocketAddr,
+    /// Where metrics are told without a credential, if anywhere.
+    pub metrics_bind: Option<SocketAddr>,
     /// The bounds and deadlines in force.
     pub limits: Limits,
     /// Host names beyond loopback and `public_url`'s.
@@ -110,6 +113,14 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// The same, for metrics.
+    #[error("cannot listen on {bind} for metrics: {source}; set another server.metrics_bind")]
+    BindMetrics {
+        /// Which.
+        bind: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
     /// The token cannot be read or made.
     #[error("cannot use the token in {}: {source}", dir.display())]
     Token {
@@ -129,6 +140,8 @@ pub struct Server {
     address: SocketAddr,
     socket: Option<PathBuf>,
     listener: Listener,
+    /// Where metrics are told without a credential.
+    monitor: Option<(SocketAddr, Listener)>,
     fatal: Receiver<String>,
 }
 
@@ -195,6 +208,10 @@ impl Server {
         };
         let (report, fatal) = bounded(1);
         let front = Arc::new(front);
+        let monitor = match config.metrics_bind {
+            Some(bind) => Some(listen_for_metrics(bind, &config.allowed_hosts, &front, &report)?),
+            None => None,
+        };
         let serve: Arc<Serve> = Arc::new(move |stream, peer, waiter: &Waiter| {
             Front::serve(&front, stream, peer, waiter)
         });
@@ -213,7 +230,7 @@ impl Server {
         }
         let socket = config.socket.filter(|_| file.is_some());
         let listener = Listener::start(doors, file, caps, serve, report)?;
-        Ok(Self { address, socket, listener, fatal })
+        Ok(Self { address, socket, listener, monitor, fatal })
     }
 
     /// Where it listens.
@@ -226,6 +243,12 @@ impl Server {
     #[must_use]
     pub fn local_socket(&self) -> Option<&Path> {
         self.socket.as_deref()
+    }
+
+    /// Where metrics are told without a credential, if anywhere.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.monitor.as_ref().map(|(address, _)| *address)
     }
 
     /// Says so once if accepting had to stop: the process must end.
@@ -244,8 +267,27 @@ impl Server {
     /// threads. `false` if a thread had to be left behind.
     #[must_use]
     pub fn stop(self, deadline: Instant) -> bool {
-        self.listener.join(deadline)
+        let all_left = self.listener.join(deadline);
+        self.monitor.is_none_or(|(_, monitor)| monitor.join(deadline)) && all_left
     }
+}
+
+/// Whoever watches has a place of its own, so that a full server can still be seen to be full.
+fn listen_for_metrics(
+    bind: SocketAddr,
+    allowed_hosts: &[String],
+    front: &Arc<Front>,
+    report: &Sender<String>,
+) -> Result<(SocketAddr, Listener), StartError> {
+    let refused = |source| StartError::BindMetrics { bind, source };
+    let socket = TcpListener::bind(bind).map_err(refused)?;
+    let address = socket.local_addr().map_err(refused)?;
+    let gate = Gate::new(bind.ip(), allowed_hosts, "")?;
+    let most = limits::MONITOR_CONNECTIONS_MAX;
+    let caps = Caps { all: most, http: most, per_peer: most };
+    let serve = monitor::serve(front.clone(), gate);
+    let doors = vec![Door::Tcp(socket)];
+    Ok((address, Listener::start(doors, None, caps, serve, report.clone())?))
 }
 
 /// The local socket is a convenience: a server without one serves.

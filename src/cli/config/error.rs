@@ -108,6 +108,15 @@ pub enum ConfigError {
         /// Where it would listen.
         bind: SocketAddr,
     },
+    /// Metrics would be told to other machines.
+    #[error(
+        "server.metrics_bind is {bind}, which other machines can reach, and it asks nobody for a \
+         credential: give a loopback address, or --insecure-http if you mean it"
+    )]
+    MetricsOffLoopback {
+        /// Where they would be told.
+        bind: SocketAddr,
+    },
     /// Which origin to trust is unknown.
     #[error(
         "behind a proxy `server.public_url` must say what browsers see, as \

@@ -8,7 +8,7 @@ impl Config {
     ///
     /// # Errors
     /// `--no-auth` off loopback; off loopback neither `--behind-proxy` nor `--insecure-http`;
-    /// a proxy without `public_url`.
+    /// a proxy without `public_url`; metrics off loopback without `--insecure-http`.
     pub fn check_exposure(&self) -> Result<(), ConfigError> {
         let server = &self.server;
         // An IPv4 loopback address written as IPv6 is one too.
@@ -22,6 +22,10 @@ impl Config {
         if !loopback && !server.behind_proxy && !server.insecure_http {
             return Err(ConfigError::PlainHttpOffLoopback { bind: server.bind });
         }
-        Ok(())
+        let metrics = server.metrics_bind.filter(|bind| !bind.ip().to_canonical().is_loopback());
+        match metrics {
+            Some(bind) if !server.insecure_http => Err(ConfigError::MetricsOffLoopback { bind }),
+            _ => Ok(()),
+        }
     }
 }

@@ -91,6 +91,19 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "server",
+        "metrics_bind",
+        "\"\"",
+        "An IP address and a port at which /metrics, /healthz and /readyz are told without a \
+         credential, 127.0.0.1:9090 say; empty is nowhere.",
+        |c, v| {
+            let text = v.string()?;
+            let bind = (!text.is_empty()).then(|| value::bind(&text));
+            c.server.metrics_bind = bind.transpose()?;
+            Ok(())
+        },
+    ),
+    key(
+        "server",
         "public_url",
         "\"\"",
         "What browsers see, https://agents.example.org/sub say: its origin is allowed, its path \

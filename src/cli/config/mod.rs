@@ -42,6 +42,8 @@ pub struct Config {
 pub struct Server {
     /// Where it listens. Port 0 is any free port.
     pub bind: SocketAddr,
+    /// Where metrics are told without a credential, if anywhere.
+    pub metrics_bind: Option<SocketAddr>,
     /// What browsers see, an http or https URL; empty if that is `bind`.
     pub public_url: String,
     /// TLS ends in front of it.
@@ -175,6 +177,7 @@ impl Config {
         Self {
             server: Server {
                 bind: BIND_DEFAULT,
+                metrics_bind: None,
                 public_url: String::new(),
                 behind_proxy: false,
                 allowed_hosts: Vec::new(),

@@ -23,12 +23,12 @@ const REVISION: Option<&str> = option_env!("REATTACH_REVISION");
 
 impl Api {
     /// The process answers.
-    pub(super) fn health() -> Response {
+    pub(in crate::server) fn health() -> Response {
         Response::json(StatusCode::OK, &json!({ "ok": true }))
     }
 
     /// Whether prompts are taken, and with `details` why not, and what will soon be a reason.
-    pub(super) fn ready(&self, details: bool) -> Response {
+    pub(in crate::server) fn ready(&self, details: bool) -> Response {
         let reasons = self.reasons();
         let ok = reasons.is_empty();
         let mut body = json!({ "ok": ok });
@@ -69,7 +69,7 @@ impl Api {
     }
 
     /// What was counted, as OpenMetrics text.
-    pub(crate) fn metrics(&self) -> Response {
+    pub(in crate::server) fn metrics(&self) -> Response {
         match self.metrics.text(&self.snapshot()) {
             Ok(text) => Response {
                 content_type: Some(CONTENT_TYPE),

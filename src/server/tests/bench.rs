@@ -117,6 +117,7 @@ impl Bench {
             socket: None,
             page: |_| None,
             bind: "127.0.0.1:0".parse().expect("an address"),
+            metrics_bind: None,
             limits,
             allowed_hosts: Vec::new(),
             public_url: String::new(),

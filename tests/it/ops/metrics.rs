@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::openmetrics::Scrape;
 use super::{ask, asked, bearer, delivered};
-use crate::support::{Client, Gateway, Setup, begin, eventually};
+use crate::support::{Client, Gateway, Setup, begin, eventually, http};
 
 #[track_caller]
 fn scrape(gateway: &Gateway) -> Scrape {
@@ -235,4 +235,50 @@ fn names(cell: &str) -> BTreeSet<String> {
         depth += i32::from(part.ends_with('(')) - i32::from(part.ends_with(')'));
     }
     names
+}
+
+#[test]
+fn a_listener_of_its_own_tells_metrics_and_nothing_else() {
+    let gateway = Setup::with_fake().set("server", "metrics_bind", "\"127.0.0.1:0\"").start();
+    let address = gateway.announced()["metrics"].as_str().expect("it is announced").to_owned();
+    let port =
+        address.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.strip_suffix("/metrics"));
+    let port: u16 = port.and_then(|port| port.parse().ok()).expect("a port");
+    assert_ne!(port, gateway.port());
+    let (status, text) = http(port, "GET", "/metrics", None, None);
+    assert_eq!(status, 200, "{text}");
+    let now = Scrape::read(&text);
+    assert_eq!(now.value("reattach_sessions", &[("state", "idle")]), Some(0.0));
+    assert_eq!(http(port, "GET", "/healthz", None, None), (200, "{\"ok\":true}".into()));
+    let (status, ready) = http(port, "GET", "/readyz", None, Some(gateway.token()));
+    assert_eq!((status, ready.as_str()), (200, "{\"ok\":true}"), "no details here");
+    let token = Some(gateway.token());
+    for (method, path, expected) in [
+        ("GET", "/api/v1/sessions", 404),
+        ("GET", "/ws", 404),
+        ("GET", "/", 404),
+        ("GET", "/version", 404),
+        ("POST", "/metrics", 405),
+    ] {
+        assert_eq!(http(port, method, path, None, token).0, expected, "{method} {path}");
+    }
+    let body = json!({});
+    assert_eq!(http(port, "POST", "/metrics", Some(&body), None).0, 413, "no bodies");
+    let mut gateway = gateway;
+    assert!(gateway.terminate().success(), "it ends with the server");
+}
+
+#[test]
+fn metrics_are_not_told_to_other_machines_by_accident() {
+    let setup = Setup::with_fake().set("server", "metrics_bind", "\"0.0.0.0:0\"");
+    let (code, stderr) = setup.refused();
+    assert_eq!(code, Some(78), "{stderr}");
+    assert!(
+        stderr.contains("server.metrics_bind") && stderr.contains("--insecure-http"),
+        "{stderr}"
+    );
+    let mut setup = setup;
+    setup.arguments.push("--insecure-http".into());
+    let gateway = setup.start();
+    assert!(gateway.announced()["metrics"].as_str().is_some_and(|at| at.contains("0.0.0.0:")));
 }
