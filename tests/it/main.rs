@@ -21,6 +21,7 @@ mod config;
 mod conformance;
 mod data;
 mod demo;
+mod doors;
 mod ends;
 mod folds;
 mod hostile;

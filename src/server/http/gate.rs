@@ -57,7 +57,11 @@ impl Gate {
             return Err(bad("must end with its path"));
         }
         gate.hosts.insert(host);
-        gate.public_origin = Some(format!("{scheme}://{}", authority.to_ascii_lowercase()));
+        let authority = authority.to_ascii_lowercase();
+        // Browsers leave a scheme's own port out of `Origin`.
+        let usual = if scheme == "https" { ":443" } else { ":80" };
+        let authority = authority.strip_suffix(usual).unwrap_or(&authority);
+        gate.public_origin = Some(format!("{scheme}://{authority}"));
         path.trim_end_matches('/').clone_into(&mut gate.base_path);
         Ok(gate)
     }
@@ -233,6 +237,22 @@ mod tests {
             ("sec-fetch-dest", "document"),
         ];
         assert_eq!(status(&gate, &form), 403, "a form");
+    }
+
+    #[test]
+    fn a_public_url_may_name_the_port_that_browsers_leave_out() {
+        let origin = |url, origin| {
+            let host = origin_host(origin);
+            status(&gate(url), &[("host", host), ("origin", origin)])
+        };
+        assert_eq!(origin("https://pub.example:443/a", "https://pub.example"), 200);
+        assert_eq!(origin("http://pub.example:80", "http://pub.example"), 200);
+        assert_eq!(origin("https://pub.example:8443", "https://pub.example:8443"), 200);
+        assert_eq!(origin("https://pub.example:8443", "https://pub.example"), 403);
+    }
+
+    fn origin_host(origin: &str) -> &str {
+        origin.split_once("://").expect("an origin").1
     }
 
     #[test]

@@ -70,6 +70,7 @@ fn two_hundred_slow_clients_meet_their_deadline_while_another_works() {
                 stream.read_to_end(&mut answer).expect("an answer and the end");
                 let told = Talk::read(&answer, false);
                 assert_eq!(told.answers[0].code(), "REQUEST_TIMEOUT", "{told}");
+                told.answers[0].assert_guarded();
             } else {
                 stream.write_all(b"x").expect("it reads");
             }
@@ -114,6 +115,7 @@ fn five_thousand_are_told_no_and_the_next_one_is_served() {
                     assert_eq!((answer.status, told.rest.len()), (503, 0), "{told}");
                     assert_eq!(answer.code(), "TOO_MANY_CONNECTIONS");
                     assert_eq!(answer.header("retry-after"), Some("1"));
+                    answer.assert_guarded();
                 }
             });
         }

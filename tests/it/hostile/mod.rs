@@ -4,7 +4,7 @@
 mod floods;
 mod oracle;
 mod table;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,6 +66,7 @@ fn check(row: &Row, talk: &Talk) -> Result<(), String> {
     if found != expected {
         return Err(format!("answers with {found:?} instead of {expected:?}"));
     }
+    talk.answers.iter().for_each(wire::Answer::assert_guarded);
     let last = &talk.answers[row.statuses.len() - 1];
     if last.code() != row.code {
         return Err(format!("says {:?} instead of {:?}", last.code(), row.code));

@@ -150,6 +150,33 @@ impl Answer {
         value
     }
 
+    /// What every answer says, so that no browser reads more into it, passes it on, frames it, or
+    /// lets another site have it.
+    #[track_caller]
+    pub(crate) fn assert_guarded(&self) {
+        if self.status == 101 {
+            return;
+        }
+        let policy = self.header("content-security-policy").unwrap_or_default();
+        let directives: Vec<&str> = policy.split("; ").collect();
+        for directive in
+            ["default-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "object-src 'none'"]
+        {
+            assert!(directives.contains(&directive), "{directive} in {self:?}");
+        }
+        assert!(!policy.contains("unsafe"), "{policy}");
+        assert_eq!(self.header("x-content-type-options"), Some("nosniff"), "{self:?}");
+        assert_eq!(self.header("referrer-policy"), Some("no-referrer"), "{self:?}");
+        let cache = self.header("cache-control");
+        assert!(
+            matches!(cache, Some("no-store" | "no-cache" | "no-cache, no-transform")),
+            "{self:?}"
+        );
+        for (name, _) in &self.headers {
+            assert!(!name.starts_with("access-control-") && name != "server", "{self:?}");
+        }
+    }
+
     /// The body as JSON; `null` if it is none.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
