@@ -29,6 +29,8 @@ pub struct Limits {
     pub line_bytes_max: usize,
     /// One client frame.
     pub message_bytes_max: usize,
+    /// One file that is given to a session.
+    pub upload_bytes_max: usize,
     /// What an agent's journal may take on disk.
     pub journal_bytes_max: u64,
     /// How long a finished run stays in memory.
@@ -62,6 +64,7 @@ impl Default for Limits {
             event_bytes_max: EVENT_BYTES_DEFAULT,
             line_bytes_max: LINE_BYTES_DEFAULT,
             message_bytes_max: 1 << 20,
+            upload_bytes_max: UPLOAD_BYTES_DEFAULT,
             journal_bytes_max: JOURNAL_BYTES_DEFAULT,
             completed_retention_ms: 300_000,
             heartbeat_ms: 30_000,
@@ -306,6 +309,24 @@ pub const REQUESTS_PER_CONNECTION_MAX: usize = 1000;
 pub const PAGE_MAX: usize = 1000;
 /// Bytes of events in one page of a REST list; one event may exceed it by itself.
 pub const PAGE_BYTES_MAX: usize = 4 << 20;
+/// Default of `upload_bytes_max`.
+pub const UPLOAD_BYTES_DEFAULT: usize = 20 << 20;
+/// Configuration may not set `upload_bytes_max` above this.
+pub const UPLOAD_BYTES_CEILING: usize = 1 << 30;
+/// Files of one session.
+pub const UPLOADS_MAX: usize = 1000;
+/// Bytes of one session's files.
+pub const UPLOADS_BYTES_MAX: u64 = 1 << 30;
+/// Files that go with one prompt.
+pub const ATTACHMENTS_MAX: usize = 32;
+/// A picture that an agent is given as such; a larger one it is told the path of. What models take
+/// is 5 MB of base64 for one.
+pub const PICTURE_BYTES_MAX: u64 = 3_750_000;
+/// All pictures of one prompt: as base64 they have to fit an agent's stdin, and what its journal
+/// leaves free.
+pub const PICTURES_BYTES_MAX: u64 = 4 << 20;
+/// What is read of, and written to, a file at once.
+pub const FILE_STEP_BYTES: usize = 64 << 10;
 /// How long a client of server-sent events should wait before it comes back.
 pub const SSE_RETRY_MS: i64 = 1000;
 /// What a client of server-sent events may send after its request; it is not read.
@@ -356,6 +377,12 @@ const _: () = {
     assert!(LINE_BYTES_DEFAULT <= LINE_BYTES_CEILING);
     assert!(STDIN_BYTES_MAX < CONTROL_FRAME_BYTES_MAX, "a write that is let through has a frame");
     assert!(STDIN_BYTES_MAX < LINE_BYTES_CEILING, "its record fits a data frame as well");
+    assert!(PICTURE_BYTES_MAX <= PICTURES_BYTES_MAX);
+    assert!(
+        PICTURES_BYTES_MAX * 4 / 3 + (1 << 20) < STDIN_BYTES_MAX as u64,
+        "pictures as base64 and a prompt's text fit an agent's stdin"
+    );
+    assert!(UPLOAD_BYTES_CEILING as u64 <= UPLOADS_BYTES_MAX);
     assert!(JOURNAL_BYTES_FLOOR <= JOURNAL_BYTES_DEFAULT);
     assert!(
         LINE_BYTES_DEFAULT as u64 <= JOURNAL_BYTES_DEFAULT / JOURNAL_LINE_PART,

@@ -111,6 +111,11 @@ fn listen(sender: &Sender<Option<Value>>, mut witness: File) {
     drop(sender.send(None));
 }
 
+/// The text of a prompt, before which there may be pictures.
+fn spoken(content: &Value) -> Option<&str> {
+    content.as_array()?.iter().find_map(|block| block["text"].as_str())
+}
+
 struct Agent {
     witness: File,
     /// The id of the conversation.
@@ -181,7 +186,7 @@ impl Agent {
         match line["type"].as_str().unwrap_or_default() {
             "user" => {
                 let content = &line["message"]["content"];
-                let text = content[0]["text"].as_str().or_else(|| content.as_str());
+                let text = spoken(content).or_else(|| content.as_str());
                 self.prompts.push_back(text.unwrap_or_default().to_owned());
             }
             "control_request" => self.asked(&line)?,

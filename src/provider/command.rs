@@ -65,7 +65,7 @@ impl Lines {
     pub fn encode(&self, command: &Command) -> Option<Write> {
         match command {
             Command::Prompt(prompt) => {
-                let mut bytes = prompt.content.clone().into_bytes();
+                let mut bytes = prompt.text_with_paths(|_| true).into_bytes();
                 if bytes.last() != Some(&b'\n') {
                     bytes.push(b'\n');
                 }

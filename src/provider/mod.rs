@@ -235,10 +235,48 @@ pub struct Prompt {
     pub content: String,
     /// As the client gave them.
     pub options: Map<String, Value>,
+    /// The files that go with it.
+    #[serde(default)]
+    pub attachments: Vec<Attachment>,
     /// The working directory, already confined to the project.
     pub cwd: PathBuf,
     /// The conversation to go on with.
     pub native_id: Option<String>,
+}
+
+/// A file that goes with a prompt.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    /// As the prompt names it.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its type, as its sender says.
+    pub content_type: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What is in it as base64, if it is a picture that an agent can be given as such.
+    #[serde(skip)]
+    pub picture: Option<String>,
+}
+
+impl Prompt {
+    /// What the person says, and where the files lie that an agent is not given otherwise.
+    #[must_use]
+    pub fn text_with_paths(&self, told: impl Fn(&Attachment) -> bool) -> String {
+        let mut text = self.content.clone();
+        let files: Vec<_> = self.attachments.iter().filter(|file| told(file)).collect();
+        if !files.is_empty() {
+            text.push_str("\n\nAttached files:");
+        }
+        for Attachment { path, content_type, bytes, .. } in files {
+            text.push_str(&format!("\n- {} ({content_type}, {bytes} bytes)", path.display()));
+        }
+        text
+    }
 }
 
 /// An answer to a permission request.
@@ -359,6 +397,14 @@ pub enum Kind {
     Command,
     /// The demo agent: `jsonl`, spoken by this binary.
     Demo,
+}
+
+impl Kind {
+    /// Whether its agents can be given pictures, and not only told where they lie.
+    #[must_use]
+    pub const fn takes_pictures(self) -> bool {
+        matches!(self, Self::Claude)
+    }
 }
 
 /// Top-level keys under which agents give their own id for the conversation. They are dropped

@@ -14,12 +14,13 @@ use serde_json::{Map, Value};
 use crate::keeper::{DataTag, Home};
 use crate::metrics::Metrics;
 use crate::provider::Provider;
+use crate::registry::attachments;
 use crate::registry::worker::{self, Job, Next, Recovered, Seat};
 use crate::registry::{self, Crew, Refusal, RefusalCode, Registry, Session, Started, end};
 use crate::run::change::SessionRow;
 use crate::run::event::Reason;
 use crate::run::id::{Millis, SessionId};
-use crate::store::StoredAgent;
+use crate::store::{StoredAgent, Uploads};
 use crate::sync::{Arc, Mutex};
 
 /// The workers of this process.
@@ -36,6 +37,7 @@ struct Inner {
     keeper: PathBuf,
     metrics: Arc<Metrics>,
     seats: Arc<Seats>,
+    uploads: Uploads,
 }
 
 /// Which sessions have a worker's thread, and how to reach it.
@@ -64,7 +66,8 @@ impl Workers {
     ) -> Self {
         let providers =
             providers.into_iter().map(|(name, provider)| (name, Arc::new(provider))).collect();
-        Self(Arc::new(Inner { providers, dir, data, keeper, metrics, seats: Arc::default() }))
+        let (uploads, seats) = (Uploads::of(&dir), Arc::default());
+        Self(Arc::new(Inner { providers, dir, data, keeper, metrics, seats, uploads }))
     }
 
     /// Takes an agent of before the restart over. Its session is in memory; `head` is the whole
@@ -245,6 +248,7 @@ impl Crew for Workers {
         Ok(registry::Job {
             content: content.to_owned(),
             options: options.clone(),
+            attachments: attachments::resolve(&self.0.uploads, session.id, options)?,
             cwd: confine(Path::new(&session.project_path), options.get("cwd"))?,
             native_id: session.native_id.clone(),
         })

@@ -4,6 +4,8 @@
 //! session's own (see `session`). The disk is read without a lock held, and what was read counts
 //! only if nothing left memory meanwhile. Must not know HTTP or WebSocket.
 
+#[cfg(not(any(loom, shuttle)))]
+mod attachments;
 mod broadcast;
 mod budget;
 mod compose;

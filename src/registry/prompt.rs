@@ -48,6 +48,9 @@ pub struct Job {
     pub content: String,
     /// As the client gave them.
     pub options: Map<String, Value>,
+    /// The files that `options.attachments` names.
+    #[cfg(not(any(loom, shuttle)))]
+    pub attachments: Vec<crate::provider::Attachment>,
     /// Where the agent runs: the project, or a place in it.
     pub cwd: std::path::PathBuf,
     /// The conversation to go on with.

@@ -95,6 +95,12 @@ uuid_id!(
     new_v4
 );
 
+uuid_id!(
+    /// A file that was given to a session. Version 7, so that ids sort by the time of their making.
+    UploadId,
+    now_v7
+);
+
 /// Milliseconds since 1970-01-01 UTC. Passed in everywhere: the core has no clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

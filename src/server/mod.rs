@@ -38,7 +38,7 @@ use crate::protocol::message::ErrorCode;
 use crate::provider::Provider;
 use crate::registry::{Engine, OUTCOMES, RefusalCode, Registry, Workers};
 use crate::run::event::By;
-use crate::server::api::Api;
+use crate::server::api::{Api, uploads};
 use crate::server::auth::{Auth, Credential, Login};
 use crate::server::crowd::Caps;
 use crate::server::http::exchange::Exchange;
@@ -52,7 +52,7 @@ use crate::server::sse::Follow;
 use crate::server::stream::{Door, Peer, Stream};
 use crate::server::subscriber::Greeting;
 use crate::server::wait::Waiter;
-use crate::store::Readers;
+use crate::store::{Incoming, Readers, Uploads};
 use crate::sync::Arc;
 use ::http::{Method, StatusCode, header};
 
@@ -195,6 +195,7 @@ impl Server {
             page: config.page,
             limits: config.limits.clone(),
             api: Api {
+                uploads: swept(Uploads::of(&config.data_dir), &readers),
                 registry,
                 readers,
                 project_roots: roots.collect(),
@@ -425,6 +426,10 @@ impl Site for Front {
         access::told(exchange, &self.api.metrics, is_page);
     }
 
+    fn receive(&self, head: &Head) -> Result<Option<Incoming>, Refused> {
+        uploads::receive(&self.api.uploads, self.limits.upload_bytes_max, head)
+    }
+
     fn answer(&self, request: &Request) -> Answer<Follow> {
         let path = request.head.path.as_str();
         if path == "/ws" {
@@ -432,6 +437,11 @@ impl Site for Front {
         }
         match self.api.follow(request) {
             Some(Ok(follow)) => return Answer::Events(sse::head(), follow),
+            Some(Err(problem)) => return Answer::Response(problem.into()),
+            None => {}
+        }
+        match self.api.file(request) {
+            Some(Ok((head, file, bytes))) => return Answer::File(head, file, bytes),
             Some(Err(problem)) => return Answer::Response(problem.into()),
             None => {}
         }
@@ -450,6 +460,12 @@ impl Site for Front {
         };
         Answer::Response(response)
     }
+}
+
+/// Without what a gateway before this one left behind: the files of sessions that are gone, say.
+fn swept(uploads: Uploads, readers: &Readers) -> Uploads {
+    uploads.sweep(|session| matches!(readers.session_view(session), Ok(None)));
+    uploads
 }
 
 /// A file of the page, or that the browser has it already.

@@ -40,3 +40,4 @@ mod survival;
 mod tidy;
 mod transcripts;
 mod unusable;
+mod uploads;

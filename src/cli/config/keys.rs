@@ -4,6 +4,7 @@
 use super::{Config, ConfigError, Origin, value};
 use crate::limits::{
     EVENT_BYTES_CEILING, JOURNAL_BYTES_FLOOR, JOURNAL_LINE_PART, LINE_HEAD_BYTES, Limits,
+    UPLOAD_BYTES_CEILING,
 };
 
 /// A value as it was given.
@@ -205,6 +206,13 @@ pub const KEYS: &[Key] = &[
         "1048576",
         "One frame of a client; a longer one closes the connection.",
         |c, v| v.count(MESSAGE_BYTES_MIN, MESSAGE_BYTES_CEILING, &mut c.limits.message_bytes_max),
+    ),
+    key(
+        "limits",
+        "upload_bytes_max",
+        "20971520",
+        "One file that is given to a session.",
+        |c, v| v.count(1, UPLOAD_BYTES_CEILING, &mut c.limits.upload_bytes_max),
     ),
     key(
         "limits",

@@ -60,6 +60,7 @@ fn the_tables_defaults_are_the_real_ones() {
             event_bytes_max: 1,
             line_bytes_max: 1,
             message_bytes_max: 1,
+            upload_bytes_max: 2,
             journal_bytes_max: 1,
             completed_retention_ms: 1,
             heartbeat_ms: 1,

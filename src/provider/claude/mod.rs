@@ -135,10 +135,20 @@ impl Claude {
         }
     }
 
+    /// Pictures stand before the text that speaks of them; of other files it is told the path.
     fn prompt(&self, prompt: &Prompt) -> Write {
+        let pictures = prompt.attachments.iter().filter_map(|file| {
+            let source = json!({
+                "type": "base64", "media_type": file.content_type, "data": file.picture.as_ref()?,
+            });
+            Some(json!({"type": "image", "source": source}))
+        });
+        let mut content: Vec<Value> = pictures.collect();
+        let text = prompt.text_with_paths(|file| file.picture.is_none());
+        content.push(json!({"type": "text", "text": text}));
         let user = json!({
             "type": "user",
-            "message": {"role": "user", "content": [{"type": "text", "text": prompt.content}]},
+            "message": {"role": "user", "content": content},
             "parent_tool_use_id": null,
             "session_id": "",
         });

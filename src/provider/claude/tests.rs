@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::provider::{Answer, Kind};
+use crate::provider::{Answer, Attachment, Kind};
 use crate::run::event::{Choice, Reason, ToolUse};
 use crate::run::id::Millis;
 
@@ -108,6 +108,33 @@ fn only_the_first_prompt_initializes_and_lines_stay_single() {
     assert_eq!(lines(&write)[1]["message"]["content"][0]["text"], content);
     assert_eq!(gets(&mut claude, write), [Output::TurnStarted(Origin::User)]);
     assert_eq!(lines(&claude.encode(&prompt).unwrap()).len(), 1);
+}
+
+#[test]
+fn pictures_are_given_before_the_text_and_other_files_are_named_in_it() {
+    let file = |name: &str, picture: Option<&str>| Attachment {
+        name: name.into(),
+        content_type: "image/png".into(),
+        bytes: 3,
+        path: format!("/data/{name}").into(),
+        picture: picture.map(str::to_owned),
+        ..Attachment::default()
+    };
+    let prompt = Prompt {
+        content: "look".into(),
+        attachments: vec![file("a", Some("QUJD")), file("b", None), file("c", Some("REVG"))],
+        ..Prompt::default()
+    };
+    let write = Claude::default().encode(&Command::Prompt(prompt)).unwrap();
+    let image = |data: &str| {
+        json!({"type": "image",
+            "source": {"type": "base64", "media_type": "image/png", "data": data}})
+    };
+    let text = "look\n\nAttached files:\n- /data/b (image/png, 3 bytes)";
+    assert_eq!(
+        lines(&write)[1]["message"]["content"],
+        json!([image("QUJD"), image("REVG"), {"type": "text", "text": text}])
+    );
 }
 
 #[test]

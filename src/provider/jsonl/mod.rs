@@ -323,10 +323,15 @@ fn ending(mut fields: Map<String, Value>) -> Ending {
 }
 
 fn prompt_line(prompt: &Prompt) -> Value {
+    let mut options = prompt.options.clone();
+    if !prompt.attachments.is_empty() {
+        // Clients name files by their ids, which mean nothing to a program.
+        options.insert("attachments".into(), json!(prompt.attachments));
+    }
     json!({
         "type": "prompt",
         "content": prompt.content,
-        "options": prompt.options,
+        "options": options,
         "cwd": prompt.cwd.to_string_lossy(),
         "providerSessionId": prompt.native_id,
     })

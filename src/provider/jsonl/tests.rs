@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::provider::Exit;
+use crate::provider::{Attachment, Exit};
 use crate::run::event::ErrorSource;
 use crate::run::id::Millis;
 
@@ -294,7 +294,7 @@ fn the_agent_is_told_one_line_for_each_command() {
         content: "two\nlines".into(),
         options: json!({"model": "m"}).as_object().unwrap().clone(),
         cwd: "/project".into(),
-        native_id: None,
+        ..Prompt::default()
     };
     assert_eq!(
         told(&Command::Prompt(prompt)),
@@ -302,6 +302,26 @@ fn the_agent_is_told_one_line_for_each_command() {
             "type": "prompt", "content": "two\nlines", "options": {"model": "m"},
             "cwd": "/project", "providerSessionId": null,
         })
+    );
+    let file = Attachment {
+        id: "i".into(),
+        name: "a.png".into(),
+        content_type: "image/png".into(),
+        bytes: 3,
+        path: "/data/i-a.png".into(),
+        picture: Some("never told".into()),
+    };
+    let attached = Prompt {
+        options: json!({"attachments": ["i"]}).as_object().unwrap().clone(),
+        attachments: vec![file],
+        ..Prompt::default()
+    };
+    assert_eq!(
+        told(&Command::Prompt(attached))["options"],
+        json!({"attachments": [{
+            "id": "i", "name": "a.png", "contentType": "image/png", "bytes": 3,
+            "path": "/data/i-a.png",
+        }]})
     );
     let bare = Answer { request_id: "r".into(), ..Answer::default() };
     assert_eq!(

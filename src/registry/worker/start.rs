@@ -15,7 +15,7 @@ use crate::limits;
 use crate::metrics::labels;
 use crate::provider::{Adapter, Command, Launch, Origin, Prompt};
 use crate::registry::session::Session;
-use crate::registry::{self, Completed, Job, Started, end};
+use crate::registry::{self, Completed, Job, Started, attachments, end};
 use crate::run::change::Change;
 use crate::run::event::Reason;
 use crate::run::id::{AgentId, Millis, Ordinal, RunId};
@@ -37,7 +37,7 @@ impl<'a> Worker<'a> {
         let run = started.run;
         session.attach_worker(run, waker.clone());
         let adapter = Adapter::new(seat.provider.kind);
-        let prompt = prompt_of(&started.job);
+        let prompt = attachments::with_pictures(prompt_of(&started.job), seat.provider.kind);
         let launch = seat.provider.launch(&prompt);
         let write = adapter.encode(&Command::Prompt(prompt)).unwrap_or_default();
         let Recorded { n, next_n } = told.unwrap_or(Recorded { n: 1, next_n: 2 });
@@ -131,7 +131,7 @@ impl<'a> Worker<'a> {
         self.enter(started.run, Some(started.ordinal), Origin::User);
         // It has a place already: the run's own is given back.
         self.permit.get_or_insert(started.permit);
-        let prompt = prompt_of(&started.job);
+        let prompt = attachments::with_pictures(prompt_of(&started.job), self.seat.provider.kind);
         let write = self.fold.turn().adapter().encode(&Command::Prompt(prompt)).unwrap_or_default();
         let n = self.next_n;
         self.next_n += 1;
@@ -266,6 +266,7 @@ fn prompt_of(job: &Job) -> Prompt {
     Prompt {
         content: job.content.clone(),
         options: job.options.clone(),
+        attachments: job.attachments.clone(),
         cwd: job.cwd.clone(),
         native_id: job.native_id.as_ref().map(|id| id.0.clone()),
     }

@@ -10,6 +10,7 @@ pub mod query;
 mod queue;
 mod runs;
 mod sessions;
+pub(super) mod uploads;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,7 +36,7 @@ use crate::server::http::response::Response;
 use crate::server::sse::Follow;
 use crate::server::subscriber::CLI;
 use crate::server::{error_code, view};
-use crate::store::{ReadError, Readers, SessionView};
+use crate::store::{ReadError, Readers, SessionView, Uploads};
 use crate::sync::Arc;
 
 /// What the routes work on.
@@ -59,6 +60,8 @@ pub struct Api {
     pub workers: Option<Workers>,
     /// Where everything lies.
     pub data_dir: PathBuf,
+    /// Files that were given to sessions.
+    pub uploads: Uploads,
 }
 
 /// Why a request is not fulfilled.
@@ -140,6 +143,9 @@ impl Api {
             ("GET", ["sessions", id, "queue"]) => queue::list(&call, id),
             ("DELETE", ["sessions", id, "queue", queued]) => queue::remove(&call, id, queued),
             ("POST", ["sessions", id, "queue", "resume"]) => queue::resume(&call, id),
+            ("GET", ["sessions", id, "uploads"]) => uploads::list(&call, id),
+            ("POST", ["sessions", id, "uploads"]) => uploads::create(&call, id),
+            ("DELETE", ["sessions", id, "uploads", upload]) => uploads::remove(&call, id, upload),
             ("GET", ["runs"]) => runs::list(&call),
             ("GET", ["runs", id]) => runs::show(&call, id),
             ("POST", ["runs", id, "abort"]) => runs::abort(&call, id),
@@ -158,8 +164,8 @@ impl Api {
                     | "audit",
                 ]
                 | ["sessions" | "runs" | "permissions" | "projects", _]
-                | ["sessions", _, "runs" | "events" | "queue"]
-                | ["sessions", _, "queue", _]
+                | ["sessions", _, "runs" | "events" | "queue" | "uploads"]
+                | ["sessions", _, "queue" | "uploads", _]
                 | ["runs", _, "abort"]
                 | ["runs", _, "events", _],
             ) => Err(not_allowed()),

@@ -81,6 +81,7 @@ pub(super) fn delete(call: &Call<'_>, named: &str) -> Outcome {
     let id = call.session(named)?.row.id;
     let pending = call.api.registry.delete_session(id, &call.by, call.now)?;
     call.commit(&pending)?;
+    call.api.uploads.forget(id);
     Ok(Response::empty(StatusCode::NO_CONTENT))
 }
 

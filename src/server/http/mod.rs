@@ -3,11 +3,13 @@
 //! Any error closes the connection. Deadlines are absolute: a client that sends a byte now and
 //! then gains nothing. Must not know routes, sessions or runs.
 
+mod body;
 pub mod exchange;
 pub mod gate;
 pub mod head;
 pub mod response;
 
+use std::fs::File;
 use std::time::Instant;
 
 use http::{Method, StatusCode, Version, header};
@@ -21,6 +23,8 @@ use crate::server::http::response::{Refused, Response};
 use crate::server::socket::{Failure, Socket, after};
 use crate::server::stream::{Peer, Stream};
 use crate::server::wait::{Order, Waiter};
+use crate::store::Incoming;
+use crate::sync::Arc;
 
 /// A request that passed every check but that of its meaning.
 #[derive(Clone, Debug)]
@@ -35,6 +39,8 @@ pub struct Request {
     pub credential: Option<Credential>,
     /// Its body, whole.
     pub body: Vec<u8>,
+    /// Its body, if the site wanted it as a file; the other one is empty then.
+    pub file: Option<Arc<Incoming>>,
 }
 
 /// What becomes of a request. `E` is what a stream of events is to tell.
@@ -42,6 +48,8 @@ pub struct Request {
 pub enum Answer<E> {
     /// An answer.
     Response(Response),
+    /// An answer whose body is so much of a file.
+    File(Response, File, u64),
     /// The connection goes on as a WebSocket.
     WebSocket,
     /// An answer whose body has no known end: its head, and what is to follow until we close.
@@ -84,6 +92,15 @@ pub trait Site {
     /// If that is not known and what is asked for needs it.
     fn credential(&self, head: &Head, peer: Peer) -> Result<Option<Credential>, Refused>;
 
+    /// Where this request's body is to go, if not into memory. Then it may be of any type and as
+    /// large as this allows.
+    ///
+    /// # Errors
+    /// If the body is not wanted.
+    fn receive(&self, _head: &Head) -> Result<Option<Incoming>, Refused> {
+        Ok(None)
+    }
+
     /// Answers.
     fn answer(&self, request: &Request) -> Answer<Self::Events>;
 
@@ -109,13 +126,28 @@ pub fn converse<S: Site>(
         told.begin(&head);
         let with_body = head.method != Method::HEAD;
         let last = count >= limits::REQUESTS_PER_CONNECTION_MAX || !head.keep_alive;
-        let (credential, body) = match admit(&socket, site, &mut head, peer, &mut buffer) {
+        let (credential, body, file) = match admit(&socket, site, &mut head, peer, &mut buffer) {
             Ok(admitted) => admitted,
             Err(end) => return told.refuse(Some(&head), end),
         };
-        let request = Request { id: told.id.clone(), head, peer, credential, body };
+        let request = Request { id: told.id.clone(), head, peer, credential, body, file };
+        let ends =
+            |status: StatusCode| last || waiter.order() > Order::Serve || status.as_u16() >= 400;
         let response = match told.id.span().in_scope(|| site.answer(&request)) {
             Answer::Response(response) => response,
+            Answer::File(response, file, length) => {
+                let last = ends(response.status);
+                let response = response.to(&request.id);
+                told.send(&request, response.status, &response.encode_sized(length, last))?;
+                if with_body {
+                    body::send_file(&socket, file, length)?;
+                }
+                if last {
+                    socket.farewell();
+                    return None;
+                }
+                continue;
+            }
             Answer::WebSocket => match handshake(&request.head, &request.id) {
                 Ok(accepted) => {
                     told.send(&request, StatusCode::SWITCHING_PROTOCOLS, &accepted)?;
@@ -136,9 +168,7 @@ pub fn converse<S: Site>(
                 return None;
             }
         };
-        let draining = waiter.order() > Order::Serve;
-        let last = last || draining || response.status.as_u16() >= 400;
-        let status = response.status;
+        let (status, last) = (response.status, ends(response.status));
         let bytes = response.to(&request.id).encode(with_body, last);
         told.send(&request, status, &bytes)?;
         if last {
@@ -249,6 +279,9 @@ fn read_head(socket: &Socket<'_>, buffer: &mut Vec<u8>) -> Result<Head, End> {
     }
 }
 
+/// Who sends a request, and its body: in memory or in a file.
+type Admitted = (Option<Credential>, Vec<u8>, Option<Arc<Incoming>>);
+
 /// Checks the request from the outside in, and only then reads its body.
 fn admit(
     socket: &Socket<'_>,
@@ -256,31 +289,32 @@ fn admit(
     head: &mut Head,
     peer: Peer,
     buffer: &mut Vec<u8>,
-) -> Result<(Option<Credential>, Vec<u8>), End> {
+) -> Result<Admitted, End> {
     site.gate().admit(&head.headers)?;
     let base = site.gate().base_path();
     if let Some(rest) = head.path.strip_prefix(base).filter(|rest| rest.starts_with('/')) {
         head.path = rest.to_owned();
     }
     let credential = site.credential(head, peer)?;
-    if head.body_bytes > site.body_bytes_max() {
-        let message = format!("A body may have {} bytes.", site.body_bytes_max());
-        let status = StatusCode::PAYLOAD_TOO_LARGE;
-        return Err(Refused::new(status, "PAYLOAD_TOO_LARGE", &message).into());
+    let mut incoming = site.receive(head)?;
+    if incoming.is_none() {
+        if head.body_bytes > site.body_bytes_max() {
+            return Err(Refused::too_large(site.body_bytes_max()).into());
+        }
+        check_type(head)?;
     }
-    check_type(head)?;
-    let body_bytes = usize::try_from(head.body_bytes).map_err(|_| End::Silent)?;
-    if head.expects_continue && buffer.len() < body_bytes {
+    if head.expects_continue && (buffer.len() as u64) < head.body_bytes {
         let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
         socket.send(go_on).map_err(|_| End::Silent)?;
     }
-    let deadline = after(limits::BODY_MS);
-    while buffer.len() < body_bytes {
-        fill_or_late(socket, buffer, deadline)?;
-    }
-    let rest = buffer.split_off(body_bytes);
-    let body = std::mem::replace(buffer, rest);
-    Ok((credential, body))
+    let body = match &mut incoming {
+        Some(incoming) => {
+            body::store(socket, head, buffer, incoming)?;
+            Vec::new()
+        }
+        None => body::read(socket, head, buffer)?,
+    };
+    Ok((credential, body, incoming.map(Arc::new)))
 }
 
 /// A body is JSON and says so: a form that another site makes a browser send is not.

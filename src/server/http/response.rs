@@ -24,6 +24,13 @@ impl Refused {
     pub fn new(status: StatusCode, code: &'static str, message: &str) -> Self {
         Self { status, code, message: message.to_owned() }
     }
+
+    /// A body of more than `max` bytes.
+    #[must_use]
+    pub fn too_large(max: u64) -> Self {
+        let message = format!("This body may have {max} bytes.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", &message)
+    }
 }
 
 /// An answer.
@@ -92,7 +99,7 @@ impl Response {
     pub fn encode(&self, body: bool, close: bool) -> Vec<u8> {
         // These two have no body by definition, whatever its length would be.
         let bodiless = matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let mut bytes = self.encode_head((!bodiless).then_some(self.body.len()), close);
+        let mut bytes = self.encode_head((!bodiless).then_some(self.body.len() as u64), close);
         if body {
             bytes.extend_from_slice(&self.body);
         }
@@ -106,7 +113,13 @@ impl Response {
         self.encode_head(None, true)
     }
 
-    fn encode_head(&self, length: Option<usize>, close: bool) -> Vec<u8> {
+    /// The head of an answer whose body, of this length, is not held.
+    #[must_use]
+    pub fn encode_sized(&self, length: u64, close: bool) -> Vec<u8> {
+        self.encode_head(Some(length), close)
+    }
+
+    fn encode_head(&self, length: Option<u64>, close: bool) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {}\r\n", self.status);
         let mut header = |name: &str, value: &str| {
             debug_assert!(!value.contains(['\r', '\n']), "a header is one line");
@@ -122,12 +135,16 @@ impl Response {
         if let Some(length) = length {
             header("Content-Length", &length.to_string());
         }
-        if !self.headers.iter().any(|(name, _)| *name == "Cache-Control") {
-            header("Cache-Control", "no-store");
+        for (name, value) in [
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Referrer-Policy", "no-referrer"),
+            ("Content-Security-Policy", POLICY),
+        ] {
+            if !self.headers.iter().any(|(own, _)| *own == name) {
+                header(name, value);
+            }
         }
-        header("X-Content-Type-Options", "nosniff");
-        header("Referrer-Policy", "no-referrer");
-        header("Content-Security-Policy", POLICY);
         if close {
             header("Connection", "close");
         }
