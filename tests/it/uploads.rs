@@ -140,7 +140,7 @@ fn a_file_is_kept_shown_as_a_download_only_and_removed() {
 
     assert_eq!(fetch(&gateway, "DELETE", &session, id).status, 204);
     assert_eq!(fetch(&gateway, "GET", &session, id).code(), missing);
-    assert_eq!(files(&dir), [PathBuf::new(); 0]);
+    assert!(files(&dir).is_empty());
     assert_eq!(fetch(&gateway, "PUT", &session, id).status, 405);
 }
 
