@@ -45,8 +45,6 @@ pub(super) const ROUTES: &[&str] = &[
     "/api/v1/sessions",
     "/api/v1/sessions/{id}",
     "/api/v1/sessions/{id}/events",
-    "/api/v1/sessions/{id}/uploads",
-    "/api/v1/sessions/{id}/uploads/{id}",
     "/api/v1/sessions/{id}/queue",
     "/api/v1/sessions/{id}/queue/resume",
     "/api/v1/sessions/{id}/queue/{id}",
