@@ -362,6 +362,22 @@ pub const CLIENT_FRAME_BYTES_MAX: usize = 16 << 20;
 pub const DEMO_STOP: Duration = Duration::from_secs(25);
 /// The command line: how long a server that `demo` started may take to be ready.
 pub const DEMO_READY: Duration = Duration::from_secs(10);
+/// `doctor`: how long SQLite may check the database.
+pub const DOCTOR_CHECK: Duration = Duration::from_secs(3);
+/// `doctor`: how long a program may take to say its version, and a login shell its PATH.
+pub const DOCTOR_PROGRAM: Duration = Duration::from_secs(5);
+/// `doctor`: what is read of what a program says.
+pub const DOCTOR_OUTPUT_BYTES: u64 = 64 << 10;
+/// `doctor`: room on the data directory's disk below which a server soon stops taking prompts.
+pub const DOCTOR_FREE_BYTES_FAIL: u64 = 64 << 20;
+/// `doctor`: room below which somebody should look.
+pub const DOCTOR_FREE_BYTES_WARN: u64 = 1 << 30;
+/// `doctor --probe`: one step.
+pub const PROBE_STEP: Duration = Duration::from_secs(10);
+/// `doctor --probe`: how long the first frames of a stream may take to arrive.
+pub const PROBE_STREAM: Duration = Duration::from_secs(5);
+/// `doctor --probe`: an answer's head and body.
+pub const PROBE_ANSWER_BYTES: usize = 4 << 20;
 /// The command line: how long a server that `bench` measures may say nothing to its client.
 pub const BENCH_SILENCE: Duration = Duration::from_secs(60);
 

@@ -13,6 +13,7 @@ pub use super::bench::args::{BenchArgs, BenchPart};
 use super::commands::audit::AuditArgs;
 use super::commands::backup::BackupArgs;
 use super::commands::config::ConfigArgs;
+use super::commands::doctor::DoctorArgs;
 use super::commands::export::ExportArgs;
 use super::commands::queue::QueueArgs;
 use super::commands::restore::RestoreArgs;
@@ -67,6 +68,8 @@ pub enum Command {
     Version(VersionArgs),
     /// Measure speed and memory with a server of its own.
     Bench(BenchArgs),
+    /// Examine this installation, its server and its agents.
+    Doctor(DoctorArgs),
     /// Print or check the configuration, or write a file to begin with.
     Config(ConfigArgs),
     /// Print a script that completes commands in a shell.
@@ -487,6 +490,7 @@ impl Command {
             Self::Audit(args) => args.output.json,
             Self::Version(args) => args.output.json,
             Self::Bench(args) => args.output.json,
+            Self::Doctor(args) => args.output.json,
             Self::Config(args) => args.json(),
             Self::Completions(_)
             | Self::Man(_)

@@ -35,7 +35,7 @@ use clap::FromArgMatches as _;
 
 use args::{Cli, Command};
 use commands::{
-    abort, backup, bench as benches, config as configuration, demo, export, list, logs,
+    abort, backup, bench as benches, config as configuration, demo, doctor, export, list, logs,
     permissions, queue, restore, retention, run as runs, shell, verify,
 };
 use exit::{Exit, Stop};
@@ -80,6 +80,7 @@ pub fn run() -> ExitCode {
         Command::Allow(args) => permissions::allow(args),
         Command::Deny(args) => permissions::deny(args),
         Command::Bench(args) => benches::bench(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Config(args) => configuration::config(&args),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),

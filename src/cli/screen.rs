@@ -15,6 +15,7 @@ use super::text::Paint;
 pub struct Screen {
     json: bool,
     renderer: Renderer,
+    out_paint: Paint,
     err: Paint,
     /// Flushed before stderr is written and before anything is waited for.
     out: BufWriter<Stdout>,
@@ -24,9 +25,11 @@ impl Screen {
     /// As the flags say.
     #[must_use]
     pub fn new(output: OutputArgs) -> Self {
+        let out_paint = paint(output.color, io::stdout().is_terminal());
         Self {
             json: output.json,
-            renderer: Renderer::new(paint(output.color, io::stdout().is_terminal())),
+            renderer: Renderer::new(out_paint),
+            out_paint,
             err: paint(output.color, io::stderr().is_terminal()),
             out: BufWriter::with_capacity(64 << 10, io::stdout()),
         }
@@ -36,6 +39,12 @@ impl Screen {
     #[must_use]
     pub const fn is_json(&self) -> bool {
         self.json
+    }
+
+    /// The colours of stdout.
+    #[must_use]
+    pub const fn out_paint(&self) -> Paint {
+        self.out_paint
     }
 
     /// The colours of stderr.

@@ -32,6 +32,7 @@ mod retention;
 mod rows;
 mod schema;
 mod server_change;
+mod survey;
 mod uploads;
 mod verify;
 mod writer;
@@ -56,6 +57,7 @@ pub use rows::{
     Abort, AnsweredPermission, OpenRun, PendingPermission, PermissionState, ProjectRow, RunStatus,
     RunSummary, SessionSnapshot, SessionView, StoredAgent, StoredCommand,
 };
+pub use survey::{Check, Survey, survey};
 pub use uploads::{Incoming, KeepError, UPLOADS, Upload, Uploads};
 pub use verify::{Report, verify};
 pub use writer::{Committed, Writer};

@@ -67,7 +67,7 @@ pub fn unreachable(mut failure: Failure, target: &Target) -> Failure {
 
 /// What can be seen of a keeper from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// It has not said yet who it is.
     Starting,
     /// A server runs, and the keeper speaks its language.
@@ -98,17 +98,17 @@ impl State {
         }
     }
 
-    const fn is_alive(self) -> bool {
+    pub(super) const fn is_alive(self) -> bool {
         !matches!(self, Self::Gone)
     }
 }
 
 #[derive(Debug)]
-struct Keeper {
+pub(super) struct Keeper {
     home: Home,
-    info: Option<KeeperInfo>,
-    state: State,
-    journal_bytes: u64,
+    pub(super) info: Option<KeeperInfo>,
+    pub(super) state: State,
+    pub(super) journal_bytes: u64,
 }
 
 impl Keeper {
@@ -193,7 +193,7 @@ fn work(count: usize) -> String {
 }
 
 /// All keepers of a data directory.
-fn look(dir: &Path) -> io::Result<Vec<Keeper>> {
+pub(super) fn look(dir: &Path) -> io::Result<Vec<Keeper>> {
     let served = is_served(dir);
     let mut keepers = Vec::new();
     for home in homes(dir)? {
@@ -237,7 +237,7 @@ fn journal_bytes(home: &Path) -> io::Result<u64> {
 
 /// Whether a server has this data directory. The lock is not tried, so that a server which starts
 /// at this moment does not take us for another one.
-fn is_served(dir: &Path) -> bool {
+pub(super) fn is_served(dir: &Path) -> bool {
     let lock = dir.join(LOCK);
     let pid = fs::read_to_string(&lock).ok().and_then(|text| text.trim().parse::<u32>().ok());
     let Some(pid) = pid else { return false };

@@ -8,6 +8,7 @@ pub mod backup;
 pub mod bench;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod export;
 pub mod keepers;
 pub mod list;

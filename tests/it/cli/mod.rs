@@ -4,6 +4,7 @@ mod audit;
 mod completions;
 mod config;
 mod demo;
+mod doctor;
 mod documented;
 mod errors;
 mod keepers;

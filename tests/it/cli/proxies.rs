@@ -142,3 +142,132 @@ fn not_yet<T>(done: io::Result<T>) -> io::Result<Option<T>> {
         Err(error) => Err(error),
     }
 }
+
+/// What a proxy does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Nothing.
+    None,
+    /// `Upgrade` and `Connection` do not go through.
+    StripsUpgrade,
+    /// An answer is sent once all of it has come.
+    Buffers,
+    /// The server gets a host name of the proxy's own.
+    RewritesHost,
+    /// The sub-path is passed on as another one.
+    WrongPath,
+    /// The page alone is passed on.
+    PageAlone,
+    /// Absolute addresses are put into the page.
+    RewritesPage,
+    /// The policy of the page is replaced.
+    ReplacesPolicy,
+    /// Everything is somewhere else.
+    Redirects,
+    /// A login of the proxy's own.
+    AsksForLogin,
+    /// Nothing is behind it.
+    ReachesNobody,
+    /// WebSockets get a page.
+    AnswersUpgrade,
+}
+
+/// A proxy that speaks HTTP, one request to a connection, with a fault.
+pub(super) fn faulty(fault: Fault) -> Front {
+    Front::new(move |client, port| {
+        // What goes wrong here the test sees at the other end.
+        relay(client, port, fault).ok();
+    })
+}
+
+fn relay(mut client: TcpStream, port: u16, fault: Fault) -> io::Result<()> {
+    let Some(head) = read_head(&mut client)? else { return Ok(()) };
+    let upgrade = head.to_ascii_lowercase().contains("\r\nupgrade:");
+    let page = head.starts_with("GET / ") || head.starts_with("GET /sub/ ");
+    let said = |status: &str, more: &str, body: &str| {
+        let length = body.len();
+        format!(
+            "HTTP/1.1 {status}\r\n{more}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        )
+    };
+    let own = match fault {
+        Fault::Redirects => Some(said("302 Found", "Location: https://other.example/\r\n", "")),
+        Fault::AsksForLogin => {
+            Some(said("401 Unauthorized", "WWW-Authenticate: Basic\r\n", "who are you?"))
+        }
+        Fault::ReachesNobody => Some(said("502 Bad Gateway", "", "<h1>502</h1>")),
+        Fault::PageAlone if !page => Some(said("404 Not Found", "", "<h1>404</h1>")),
+        Fault::AnswersUpgrade if upgrade => Some(said("200 OK", "", "<h1>hello</h1>")),
+        _ => None,
+    };
+    if let Some(own) = own {
+        return client.write_all(own.as_bytes());
+    }
+    let mut server = TcpStream::connect(("127.0.0.1", port))?;
+    let websocket = upgrade && fault != Fault::StripsUpgrade;
+    server.write_all(passed_on(&head, fault, websocket).as_bytes())?;
+    if websocket {
+        let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
+        thread::spawn(move || {
+            io::copy(&mut from, &mut to).ok();
+            to.shutdown(Shutdown::Write).ok();
+        });
+        io::copy(&mut server, &mut client)?;
+        return client.shutdown(Shutdown::Both);
+    }
+    match fault {
+        Fault::RewritesPage | Fault::ReplacesPolicy if !page => {
+            io::copy(&mut server, &mut client).map(drop)
+        }
+        Fault::Buffers | Fault::RewritesPage | Fault::ReplacesPolicy => {
+            let mut answer = Vec::new();
+            server.read_to_end(&mut answer)?;
+            client.write_all(&spoiled(answer, fault))
+        }
+        _ => io::copy(&mut server, &mut client).map(drop),
+    }
+}
+
+/// A request as the proxy sends it on; the answer's end is the connection's.
+fn passed_on(head: &str, fault: Fault, websocket: bool) -> String {
+    let mut passed = String::new();
+    for (at, line) in head.trim_end().split("\r\n").enumerate() {
+        let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
+        let line = match (at, name.as_str(), fault) {
+            (0, _, Fault::WrongPath) => line.replacen(" /sub", " /other", 1),
+            (_, "host", Fault::RewritesHost) => "Host: backend.internal".to_owned(),
+            (_, "connection" | "upgrade", _) if !websocket => continue,
+            _ => line.to_owned(),
+        };
+        passed.push_str(&line);
+        passed.push_str("\r\n");
+    }
+    if !websocket {
+        passed.push_str("Connection: close\r\n");
+    }
+    passed + "\r\n"
+}
+
+fn spoiled(answer: Vec<u8>, fault: Fault) -> Vec<u8> {
+    let Ok(text) = String::from_utf8(answer.clone()) else { return answer };
+    match fault {
+        // As long as before, so that the length stays right.
+        Fault::RewritesPage => text.replace("href=\"icon.svg\"", "href=\"/con.svg\"").into_bytes(),
+        Fault::ReplacesPolicy => {
+            text.replace("frame-ancestors 'none'", "frame-ancestors '*'").into_bytes()
+        }
+        _ => answer,
+    }
+}
+
+fn read_head(client: &mut TcpStream) -> io::Result<Option<String>> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        if client.read(&mut byte)? == 0 {
+            return Ok(None);
+        }
+        head.push(byte[0]);
+    }
+    Ok(Some(String::from_utf8_lossy(&head).into_owned()))
+}
