@@ -2,12 +2,14 @@
 
 import { Follow } from './follow.js';
 import { element, plain } from './parts.js';
+import { Queue } from './queue.js';
 import { call } from './rest.js';
 import { Socket } from './socket.js';
 import { View } from './view.js';
 
 const $ = (id) => document.getElementById(id);
 const sessions = new Map();
+const queue = new Queue($('queue'), say);
 let opened = null; // {id, follow, view, run, byItself, stopping, divider}
 let connectedOnce = false;
 // Prompts and answers that wait for the server's word, by `ref`; sent again after a cut, which is
@@ -123,6 +125,7 @@ function receive(frame) {
       if (frame.session && !frame.session.archived) sessions.set(frame.sessionId, frame.session);
       else sessions.delete(frame.sessionId);
       listSessions();
+      if (frame.sessionId === opened?.id && (frame.session?.queued > 0 || queue.items.length > 0)) queue.refresh();
       break;
     case 'session_deleted':
       sessions.delete(frame.sessionId);
@@ -131,10 +134,16 @@ function receive(frame) {
     case 'sessions_changed':
       loadSessions().catch(() => socket.connect());
       break;
+    case 'chat_subscribed':
+      if (frame.sessionId === opened?.id && !frame.error) {
+        queue.show(frame.queue ?? [], frame.queueHeld === true);
+      }
+      break;
     case 'chat_accepted':
+    case 'chat_queued':
     case 'ack':
       unanswered.delete(frame.ref);
-      if (frame.kind === 'chat_accepted') accepted(asked);
+      if (frame.kind !== 'ack') accepted(asked);
       break;
     case 'protocol_error':
       unanswered.delete(frame.ref);
@@ -151,10 +160,7 @@ function receive(frame) {
 }
 
 function refused(asked, frame) {
-  const busy = asked.type === 'chat.send' && frame.code === 'RUN_IN_PROGRESS';
-  const text = busy && asked.sessionId === opened?.id && goesOnByItself()
-    ? 'Not sent: the agent is going on by itself. Send it when it is done, or stop it.'
-    : plain(frame.error ?? frame.code);
+  const text = plain(frame.error ?? frame.code);
   if (asked.type === 'chat.permission-response') opened?.view.refused(asked.requestId, text);
   else say(text);
   if (asked.type === 'chat.abort' && opened) opened.stopping = false;
@@ -189,6 +195,7 @@ function open(id) {
   location.replace(`#s=${encodeURIComponent(id)}`);
   $('text').value = drafts.get(id) ?? '';
   $('send').disabled = false;
+  queue.open(id);
   say('');
   atEnd = true;
   showSession();
@@ -273,7 +280,6 @@ function draw(event) {
     opened.stopping = false;
   }
   if (event.kind === 'complete') {
-    if (notice.startsWith('Not sent')) notice = '';
     opened.run = null;
     opened.stopping = false;
   }
@@ -332,6 +338,9 @@ function showState() {
   $('state').dataset.state = state.replace(' ', '-');
   if (!opened) return;
   const running = opened.run !== null;
+  // While a run is on, what is sent waits for its end.
+  const action = running ? 'Queue' : 'Send';
+  if ($('send').textContent !== action) $('send').textContent = action;
   $('stop').hidden = !running;
   $('stop').disabled = opened.stopping;
   $('stop').textContent = opened.stopping ? 'Stopping…' : 'Stop';
@@ -365,7 +374,7 @@ $('composer').addEventListener('submit', (event) => {
 function send(sessionId, content) {
   $('send').disabled = true;
   say(socket.isOpen ? '' : 'It is sent as soon as the connection is back.');
-  ask({ type: 'chat.send', sessionId, content, clientMessageId: randomId() });
+  ask({ type: 'chat.send', sessionId, content, clientMessageId: randomId(), whenBusy: 'queue' });
 }
 
 function accepted(asked) {

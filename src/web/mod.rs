@@ -22,7 +22,7 @@ const STYLE: &str = "text/css; charset=utf-8";
 const IMAGE: &str = "image/svg+xml";
 
 /// By path below the base path, without a query.
-const FILES: [(&str, &str, &[u8]); 11] = [
+const FILES: [(&str, &str, &[u8]); 12] = [
     ("/", HTML, include_bytes!("index.html")),
     ("/icon.svg", IMAGE, include_bytes!("icon.svg")),
     ("/app.js", SCRIPT, include_bytes!("app.js")),
@@ -30,6 +30,7 @@ const FILES: [(&str, &str, &[u8]); 11] = [
     ("/card.js", SCRIPT, include_bytes!("card.js")),
     ("/markdown.js", SCRIPT, include_bytes!("markdown.js")),
     ("/parts.js", SCRIPT, include_bytes!("parts.js")),
+    ("/queue.js", SCRIPT, include_bytes!("queue.js")),
     ("/rest.js", SCRIPT, include_bytes!("rest.js")),
     ("/socket.js", SCRIPT, include_bytes!("socket.js")),
     ("/style.css", STYLE, include_bytes!("style.css")),

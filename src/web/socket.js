@@ -23,6 +23,7 @@ export class Socket {
     this.hiddenAt = null;
     this.generation = 0;
     document.addEventListener('visibilitychange', () => {
+      this.sayPresence();
       if (document.visibilityState === 'hidden') this.hiddenAt = Date.now();
       else this.woken();
     });
@@ -54,6 +55,7 @@ export class Socket {
     socket.onopen = () => {
       if (socket !== this.socket) return;
       this.send({ type: 'hello', protocol: 1, client: pageName() });
+      this.sayPresence();
       this.schedulePing();
       this.on.open();
     };
@@ -118,6 +120,11 @@ export class Socket {
     };
     this.on.waiting(why, Math.ceil((at - Date.now()) / 1000));
     this.timer = setInterval(tick, 250);
+  }
+
+  // Whoever looks at the page needs no notification.
+  sayPresence() {
+    this.send({ type: 'presence', visible: document.visibilityState === 'visible' });
   }
 
   schedulePing() {

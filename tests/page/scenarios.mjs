@@ -187,23 +187,149 @@ export async function anAgentThatGoesOnByItself({ browser, server, puppets }) {
   await page.getByRole('button', { name: 'Stop', exact: true }).waitFor();
   await looksRight(page, 'by-itself');
   await send(page, 'one more thing');
-  await see(page, '#status', 'Not sent: the agent is going on by itself');
-  same(await page.getByLabel('Message to the agent').inputValue(), 'one more thing', 'the composer');
-  await looksRight(page, 'by-itself-refused');
+  await see(page, '#queue li', 'one more thing');
+  await page.waitForFunction(() => document.querySelector('#text').value === '');
+  await looksRight(page, 'by-itself-queued');
   line({ type: 'result', subtype: 'success', is_error: false, result: 'Done.', origin: { kind: 'task-notification' } });
   await page.waitForFunction(() => document.querySelectorAll('#log .end.good').length === 2);
-  await page.locator('#sessions .running').waitFor({ state: 'detached' });
-  await page.waitForFunction(() => !document.querySelector('#status').textContent.includes('Not sent'));
-  const log = await compare(page, server, session);
-  same(log.filter((event) => event.kind === 'run_started').map((event) => event.origin),
-    ['user', 'agent'], 'who began the runs');
-  // The same process takes the next prompt.
-  await page.getByRole('button', { name: 'Send' }).click();
+  // The same process takes the prompt that waited.
   await see(page, '#log .prompt', 'one more thing');
+  await page.locator('#queue').waitFor({ state: 'hidden' });
   words('m3', 'Here it is.');
   line({ type: 'result', subtype: 'success', is_error: false, result: 'Here it is.' });
   await page.waitForFunction(() => document.querySelectorAll('#log .end.good').length === 3);
-  await compare(page, server, session);
+  const log = await compare(page, server, session);
+  same(log.filter((event) => event.kind === 'run_started').map((event) => event.origin),
+    ['user', 'agent', 'user'], 'who began the runs');
+}
+
+/** What is sent while the agent works waits, and every device sees it. */
+export async function messagesWaitForTheAgentOnEveryDevice({ browser, server, puppets }) {
+  const page = await browser.page(server.url);
+  await enter(page, server.url, server.token);
+  await create(page, 'puppet', server.project, 'first');
+  const agent = await puppets.next();
+  agent.text('working on it');
+  await see(page, '#log .said', 'working on it');
+  await page.getByRole('button', { name: 'Queue' }).waitFor();
+  await send(page, 'second');
+  await see(page, '#queue li', 'second');
+  const other = await browser.page(server.url);
+  await enter(other, server.url, server.token);
+  await other.goto(page.url());
+  await see(other, '#queue li', 'second');
+  await send(other, 'third, in words that are long enough to be cut where one line ends, '.repeat(4));
+  await page.waitForFunction(() => document.querySelectorAll('#queue li').length === 2);
+  await looksRight(page, 'queue');
+  await other.getByRole('button', { name: 'Remove message 1' }).click();
+  await page.waitForFunction(() => document.querySelectorAll('#queue li').length === 1);
+  await see(page, '#queue li', 'third');
+
+  // Stopping holds what waits, also across a reload.
+  await page.getByRole('button', { name: 'Stop', exact: true }).click();
+  await see(page, '#queue', 'held since the agent was stopped');
+  await page.reload();
+  await see(page, '#queue', 'held since the agent was stopped');
+  await looksRight(page, 'queue-held');
+  await page.getByRole('button', { name: 'Go on' }).click();
+  const next = await puppets.next();
+  const prompt = await next.hear('prompt');
+  check(prompt.content.startsWith('third'), prompt.content);
+  next.text('here is the third');
+  next.end();
+  await see(other, '#log .said', 'here is the third');
+  await page.locator('#queue').waitFor({ state: 'hidden' });
+}
+
+/** A page of another origin, in a browser that is logged in, gets nothing and changes nothing. */
+export async function aPageOfAnotherOriginGetsNothing({ browser, server }) {
+  const page = await browser.page(server.url);
+  await enter(page, server.url, server.token);
+  const before = await server.get('sessions?limit=500');
+  const evil = http.createServer((_, answer) => {
+    answer.setHeader('Content-Type', 'text/html');
+    answer.end('<!doctype html><title>another</title><iframe name="hole"></iframe>');
+  });
+  evil.listen(0, '127.0.0.1');
+  await once(evil, 'listening');
+  // What the browser refuses, it says; and it talks to the other origin, as it should here.
+  browser.allow(/./);
+  try {
+    // Same host, so that the browser itself would send the cookie along.
+    await page.goto(`http://127.0.0.1:${evil.address().port}/`);
+    const got = await page.evaluate(async ({ url, project }) => {
+      const found = [];
+      const attempt = async (name, act) => {
+        try {
+          const what = await act();
+          if (what) found.push(`${name}: ${what}`);
+        } catch {
+          // Refused, as it should be.
+        }
+      };
+      const body = JSON.stringify({ provider: 'demo', projectPath: project, title: 'stolen' });
+      const read = async (answer) => (answer.type === 'opaque' ? '' : `${answer.status} ${await answer.text()}`);
+      const json = { 'Content-Type': 'application/json' };
+      await attempt('GET', async () => read(await fetch(`${url}api/v1/sessions`, { credentials: 'include' })));
+      await attempt('GET blind', async () => read(await fetch(`${url}api/v1/sessions`, { mode: 'no-cors', credentials: 'include' })));
+      await attempt('POST', async () => read(await fetch(`${url}api/v1/sessions`, { method: 'POST', body, headers: json, credentials: 'include' })));
+      await attempt('POST blind', async () => read(await fetch(`${url}api/v1/sessions`, { method: 'POST', body, mode: 'no-cors', credentials: 'include' })));
+      await attempt('beacon', async () => {
+        navigator.sendBeacon(`${url}api/v1/sessions`, new Blob([body], { type: 'text/plain' }));
+      });
+      await attempt('EventSource', () => new Promise((resolve) => {
+        const source = new EventSource(`${url}api/v1/sessions/x/events`, { withCredentials: true });
+        source.onopen = () => resolve('opened');
+        source.onerror = () => { source.close(); resolve(''); };
+      }));
+      await attempt('WebSocket', () => new Promise((resolve) => {
+        const socket = new WebSocket(`${url.replace('http', 'ws')}ws`);
+        socket.onopen = () => resolve('opened');
+        socket.onclose = () => resolve('');
+      }));
+      await attempt('form', () => new Promise((resolve) => {
+        const form = document.createElement('form');
+        form.method = 'POST';
+        form.enctype = 'text/plain';
+        form.action = `${url}api/v1/sessions`;
+        form.target = 'hole';
+        const field = document.createElement('input');
+        field.name = body.slice(0, -1);
+        field.value = '}';
+        form.append(field);
+        document.body.append(form);
+        document.querySelector('iframe').onload = () => resolve('');
+        form.submit();
+      }));
+      await attempt('frame', () => new Promise((resolve) => {
+        const frame = document.querySelector('iframe');
+        frame.onload = () => {
+          try {
+            resolve(frame.contentDocument?.body?.textContent ?? '');
+          } catch {
+            resolve('');
+          }
+        };
+        frame.src = url;
+      }));
+      await attempt('script', () => new Promise((resolve) => {
+        const script = document.createElement('script');
+        script.src = `${url}app.js`;
+        script.onload = () => resolve('loaded');
+        script.onerror = () => resolve('');
+        document.body.append(script);
+      }));
+      return found;
+    }, { url: server.url, project: server.project });
+    same(got, [], 'what another origin got');
+    const framed = page.frames().find((frame) => frame !== page.mainFrame());
+    check(!framed || !framed.url().startsWith(server.url) || (await framed.locator('#page').count()) === 0, 'the page can be framed');
+    const after = await server.get('sessions?limit=500');
+    same(after.items.map((one) => one.id), before.items.map((one) => one.id), 'the sessions');
+  } finally {
+    evil.close();
+    evil.closeAllConnections();
+  }
 }
 
 export async function aReloadShowsEverythingAgain({ browser, server, puppets }) {
