@@ -67,7 +67,7 @@ export class Queue {
 
   row(item) {
     const row = element('li');
-    row.append(element('span', 'text', oneLine(plain(item.content))));
+    row.append(element('span', 'text', `${item.position}. ${oneLine(plain(item.content))}`));
     const remove = button('Remove', 'small', () => this.change('DELETE', `/${item.queueId}`));
     remove.dataset.queued = item.queueId;
     remove.setAttribute('aria-label', `Remove message ${item.position}`);
