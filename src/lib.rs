@@ -18,6 +18,8 @@ pub mod keeper {
 pub mod limits;
 #[cfg(not(any(loom, shuttle)))]
 pub mod metrics;
+#[cfg(not(any(loom, shuttle)))]
+pub mod notify;
 #[doc(hidden)]
 pub mod oracle;
 pub mod protocol;

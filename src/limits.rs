@@ -342,8 +342,37 @@ pub const TITLE_BYTES_MAX: usize = 500;
 /// Items in one page of a REST list, if the client does not say.
 pub const PAGE_DEFAULT: usize = 100;
 
+/// Notifications: what waits for a sink's thread; more is counted and recorded as failed.
+pub const NOTIFY_INBOX_MAX: usize = 256;
+/// Notifications: sessions that wait to be told of, per sink.
+pub const NOTIFY_SESSIONS_MAX: usize = 256;
+/// Notifications: events of a session that become one notification and are kept apart until then.
+pub const NOTIFY_BUNDLE_MAX: usize = 64;
+/// Notifications: how long the first event of a session waits for more of it.
+pub const NOTIFY_GATHER_MS: i64 = 1000;
+/// Notifications: how long after one of a session the next one is sent, at the earliest.
+pub const NOTIFY_REST_MS: i64 = 5000;
+/// Notifications: the pauses before each further try.
+pub const NOTIFY_RETRIES_MS: [i64; 3] = [1000, 5000, 30_000];
+/// Notifications: a sink that asks for a longer pause before the next try gets this one.
+pub const NOTIFY_RETRY_AFTER_MS_MAX: i64 = 60_000;
+/// Notifications: one try may not take longer, whatever is configured; a client waits for a test.
+pub const NOTIFY_TIMEOUT_MS_CEILING: i64 = 20_000;
+/// Notifications: sinks; each has a thread.
+pub const NOTIFY_SINKS_MAX: usize = 16;
+/// Notifications: between two looks of a sink's thread that has nothing to do.
+pub const NOTIFY_IDLE_MS: i64 = 60_000;
+/// Notifications: characters of a title, or of a name in one.
+pub const NOTIFY_TITLE_CHARS: usize = 120;
+/// Notifications: characters of a command, a question, an error.
+pub const NOTIFY_SUMMARY_CHARS: usize = 300;
+/// Notifications: what is read of a refusal.
+pub const NOTIFY_ANSWER_BYTES_MAX: u64 = 4 << 10;
+
 /// The command line: connecting to the server, and its side of the handshake.
 pub const CLIENT_CONNECT: Duration = Duration::from_secs(3);
+/// The command line: how long a server may take to say that it is there.
+pub const CLIENT_HEALTH: Duration = Duration::from_secs(2);
 /// The command line: one REST request, from its first byte to its last.
 pub const CLIENT_ANSWER: Duration = Duration::from_secs(30);
 /// The command line: what has to come after a ping, else the connection is dead.

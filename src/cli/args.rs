@@ -15,6 +15,8 @@ use super::commands::backup::BackupArgs;
 use super::commands::config::ConfigArgs;
 use super::commands::doctor::DoctorArgs;
 use super::commands::export::ExportArgs;
+use super::commands::healthcheck::HealthcheckArgs;
+use super::commands::notify::NotifyArgs;
 use super::commands::queue::QueueArgs;
 use super::commands::restore::RestoreArgs;
 use super::commands::retention::RetentionArgs;
@@ -66,6 +68,10 @@ pub enum Command {
     Sessions(SessionsArgs),
     /// Print the versions of this program and of the server.
     Version(VersionArgs),
+    /// See what became of notifications, or test their sinks.
+    Notify(NotifyArgs),
+    /// Exit with 0 if the server answers, else with 1: for containers.
+    Healthcheck(HealthcheckArgs),
     /// Measure speed and memory with a server of its own.
     Bench(BenchArgs),
     /// Examine this installation, its server and its agents.
@@ -489,6 +495,8 @@ impl Command {
             Self::Sessions(args) => args.output.json,
             Self::Audit(args) => args.output.json,
             Self::Version(args) => args.output.json,
+            Self::Notify(args) => args.json(),
+            Self::Healthcheck(args) => args.output.json,
             Self::Bench(args) => args.output.json,
             Self::Doctor(args) => args.output.json,
             Self::Config(args) => args.json(),

@@ -27,6 +27,14 @@ impl Rest {
     /// # Errors
     /// If it wants TLS, and there are no certificates to trust.
     pub fn new(target: Target) -> Result<Self, Failure> {
+        Self::within(target, limits::CLIENT_ANSWER)
+    }
+
+    /// The same, with another deadline for each request.
+    ///
+    /// # Errors
+    /// If it wants TLS, and there are no certificates to trust.
+    pub fn within(target: Target, deadline: Duration) -> Result<Self, Failure> {
         let mut config = Agent::config_builder()
             // The status is read below, with the body that says why.
             .http_status_as_error(false)
@@ -36,7 +44,7 @@ impl Rest {
             // Commands make few requests, and a kept connection may lead to a server that is gone.
             .max_idle_connections(0)
             .timeout_connect(Some(limits::CLIENT_CONNECT))
-            .timeout_global(Some(limits::CLIENT_ANSWER))
+            .timeout_global(Some(deadline))
             .user_agent(concat!("reattach-cli/", env!("CARGO_PKG_VERSION")));
         if matches!(&target, Target::Url(base) if base.is_tls()) {
             let roots = tls::roots()?;

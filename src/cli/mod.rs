@@ -35,8 +35,8 @@ use clap::FromArgMatches as _;
 
 use args::{Cli, Command};
 use commands::{
-    abort, backup, bench as benches, config as configuration, demo, doctor, export, list, logs,
-    permissions, queue, restore, retention, run as runs, shell, verify,
+    abort, backup, bench as benches, config as configuration, demo, doctor, export, healthcheck,
+    list, logs, notify, permissions, queue, restore, retention, run as runs, shell, verify,
 };
 use exit::{Exit, Stop};
 
@@ -79,6 +79,8 @@ pub fn run() -> ExitCode {
         Command::Permissions(args) => permissions::permissions(args),
         Command::Allow(args) => permissions::allow(args),
         Command::Deny(args) => permissions::deny(args),
+        Command::Notify(args) => notify::notify(args),
+        Command::Healthcheck(args) => healthcheck::healthcheck(&args),
         Command::Bench(args) => benches::bench(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Config(args) => configuration::config(&args),

@@ -20,12 +20,14 @@ use crate::cli::config::{Config, ConfigError, Flags, World, list};
 use crate::cli::exit::Exit;
 use crate::cli::logging;
 use crate::keeper;
+use crate::notify::{self, Notifier};
 use crate::registry::{Engine, EngineError, Fatal};
 use crate::run::id::Millis;
 use crate::run::server_change::ServerChange;
 use crate::server::local;
 use crate::server::{PageFile, Server, ServerConfig, StartError};
 use crate::store::{OpenError, OpenOptions};
+use crate::sync::Arc;
 use crate::web;
 
 /// The file by which the other commands find a server: the object of `--json`.
@@ -111,19 +113,23 @@ fn run(args: &ServeArgs) -> Result<(), Failed> {
         None => world.data_dir()?,
     };
     let signals = watch_signals(data_dir.clone(), args.on_stop)?;
-    let engine =
-        Engine::open(&data_dir, &config.limits, config.providers.clone(), &open_options())?;
+    let (sinks, herald) = notify::prepare(config.notify.clone());
+    let providers = config.providers.clone();
+    let engine = Engine::open(&data_dir, &config.limits, providers, &open_options(), herald)?;
     if let Err(refusal) = engine.registry().record(configured) {
         tracing::warn!(%refusal, "the configuration is not in the audit trail");
     }
-    let server = Server::start(server_config(&config, &data_dir), &engine)?;
+    let (registry, readers) = (engine.registry().clone(), engine.readers().clone());
+    let notifier = Notifier::start(sinks, registry, readers, &config.server.public_url)?;
+    let notifier = Arc::new(notifier);
+    let server = Server::start(server_config(&config, &data_dir, notifier.clone()), &engine)?;
     let file = data_dir.join(SERVER_FILE);
     announce(args, &config, &data_dir, &file, &server)?;
     let ended = watch(&engine, &server, &signals);
     // It may be gone already; a stale one names a process that is no more.
     drop(std::fs::remove_file(&file));
     match ended {
-        Ended::Signal => stop(engine, server, args.on_stop, config.limits.drain_ms),
+        Ended::Signal => stop(engine, server, &notifier, args.on_stop, config.limits.drain_ms),
         Ended::Fatal(error) => Err(Fatal(error).into()),
     }
 }
@@ -180,14 +186,24 @@ fn watch(engine: &Engine, server: &Server, signals: &Receiver<i32>) -> Ended {
 
 /// Drains: nothing new starts, runs end as `on_stop` says, subscribers get their last frames, the
 /// store commits; all within `drain_ms`.
-fn stop(engine: Engine, server: Server, on_stop: OnStop, drain_ms: i64) -> Result<(), Failed> {
+fn stop(
+    engine: Engine,
+    server: Server,
+    notifier: &Notifier,
+    on_stop: OnStop,
+    drain_ms: i64,
+) -> Result<(), Failed> {
     let deadline = Instant::now() + Duration::from_millis(drain_ms.unsigned_abs());
     tracing::info!(?on_stop, "stopping");
     let all_ended = match on_stop {
         OnStop::Keep => engine.let_go(deadline),
         OnStop::Abort => engine.abort_all(deadline),
     };
+    notifier.begin_stop(deadline);
     let all_left = server.stop(deadline);
+    if !notifier.wait(deadline) {
+        tracing::warn!("a notification was still on its way");
+    }
     engine.close()?;
     if all_ended && all_left { Ok(()) } else { Err(Failed::Drain) }
 }
@@ -236,7 +252,7 @@ fn announce(
     Ok(out.flush()?)
 }
 
-fn server_config(config: &Config, data_dir: &Path) -> ServerConfig {
+fn server_config(config: &Config, data_dir: &Path, notifier: Arc<Notifier>) -> ServerConfig {
     let mut limits = config.limits.clone();
     if config.server.behind_proxy {
         // Everybody comes from the proxy's address.
@@ -259,6 +275,7 @@ fn server_config(config: &Config, data_dir: &Path) -> ServerConfig {
         limits,
         providers: config.providers.keys().cloned().collect(),
         agents: config.providers.values().cloned().collect(),
+        notifier,
         page: |path| {
             let file = web::asset(path)?;
             let web::Asset { content_type, bytes, etag } = file;

@@ -116,6 +116,11 @@ pub enum ClientMessage {
         /// What.
         answer: AnswerRequest,
     },
+    /// Whether a person sees the client: only who says so is taken for present.
+    Presence {
+        /// It is on a screen, in front.
+        visible: bool,
+    },
     /// Are you there?
     Ping,
 }
@@ -301,6 +306,7 @@ fn message(fields: &mut Fields) -> Result<ClientMessage, Malformed> {
             let request = RequestId(fields.id("requestId")?);
             Ok(ClientMessage::Answer { request, answer: read_answer(fields)? })
         }
+        "presence" => Ok(ClientMessage::Presence { visible: fields.boolean("visible")? }),
         "ping" => Ok(ClientMessage::Ping),
         unknown => {
             let shown: String = unknown.chars().take(64).collect();
@@ -441,6 +447,7 @@ impl ClientMessage {
                 "choiceId": answer.choice_id, "updatedInput": answer.updated_input,
                 "message": answer.message, "remember": answer.remember,
             }),
+            Self::Presence { visible } => json!({ "type": "presence", "visible": visible }),
             Self::Ping => json!({ "type": "ping" }),
         }
     }

@@ -16,7 +16,7 @@ use crate::limits::{self, Limits};
 use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::registry::counting::{Counting, OUTCOMES};
-use crate::registry::{Mode, Persist, Reading, Registry, Round, Turns, Workers, Writing};
+use crate::registry::{Herald, Mode, Persist, Reading, Registry, Round, Turns, Workers, Writing};
 use crate::run::event::{By, ByKind};
 use crate::run::id::{AgentId, Millis, Seq};
 use crate::run::wake::{Bell, Waker};
@@ -61,6 +61,7 @@ pub struct Fatal(pub String);
 impl Engine {
     /// Opens the data directory, starts the store thread, and takes over what the last gateway
     /// left running; what has no keeper any more is ended (I9, I21). When this returns, prompts can be taken.
+    /// `herald` hears of what is committed from the first commit on, so also of those ends.
     ///
     /// # Errors
     /// See `EngineError`; nothing runs then.
@@ -69,6 +70,7 @@ impl Engine {
         limits: &Limits,
         providers: BTreeMap<String, Provider>,
         options: &OpenOptions,
+        herald: Option<Box<dyn Herald>>,
     ) -> Result<Self, EngineError> {
         let (writer, readers) = Store::open(dir, options)?;
         let readers = Arc::new(readers);
@@ -84,6 +86,9 @@ impl Engine {
         let program = keeper::program()?;
         let workers = Workers::new(providers, dir.to_owned(), data, program, metrics.clone());
         registry.set_crew(Box::new(workers.clone()));
+        if let Some(herald) = herald {
+            registry.set_herald(herald);
+        }
         let stopping = Arc::new(AtomicBool::new(false));
         let (report, fatal) = bounded(1);
         let pending = readers

@@ -19,6 +19,7 @@ mod disk;
 #[cfg(not(any(loom, shuttle)))]
 mod engine;
 mod feed;
+mod herald;
 mod pending;
 mod persist;
 mod prompt;
@@ -56,6 +57,7 @@ pub use disk::{Reading, Writing};
 #[cfg(not(any(loom, shuttle)))]
 pub use engine::{Engine, EngineError, Fatal};
 pub use feed::{From, Read, SubscribeError, Subscribed, Target};
+pub use herald::{Herald, Notable, Occasion};
 pub use pending::Pending;
 pub use persist::{Persist, Round};
 pub use prompt::{
@@ -80,6 +82,7 @@ pub struct Registry {
     budget: Arc<Budget>,
     desk: Arc<Desk>,
     crew: OnceLock<Box<dyn Crew>>,
+    herald: OnceLock<Box<dyn Herald>>,
     map: Mutex<Sessions>,
     broadcasts: Broadcasts,
     agents: Arc<AtomicUsize>,
@@ -140,6 +143,7 @@ impl Registry {
             epoch,
             shelf,
             crew: OnceLock::new(),
+            herald: OnceLock::new(),
             map: Mutex::new(Sessions::default()),
             broadcasts: Broadcasts::default(),
             agents: Arc::new(AtomicUsize::new(0)),

@@ -177,6 +177,7 @@ impl<D: Disk> Persist<D> {
     fn committed(&mut self, batches: Vec<Batch>) {
         let mut news = Vec::new();
         for batch in batches {
+            self.registry.tell_herald(&batch);
             let Some(session) = self.registry.in_memory(batch.session) else { continue };
             if !session.settle(batch.to, batch.ticket) {
                 self.behind.remove(&batch.session);

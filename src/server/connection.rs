@@ -15,6 +15,7 @@ use tungstenite::{Error, Message, Utf8Bytes, WebSocket};
 
 use crate::limits::{self, Limits};
 use crate::metrics::Metrics;
+use crate::notify::presence::Presence;
 use crate::protocol::gateway::{Ack, GatewayFrame};
 use crate::protocol::message::decode;
 use crate::registry::{self, AnnouncementCursor, Pending, Refusal, Registry, Sent};
@@ -27,11 +28,13 @@ use crate::server::counted::Counted;
 use crate::server::error_code;
 use crate::server::news::{self, News};
 use crate::server::socket::{Socket, after};
+use crate::server::statement::gap_range;
 use crate::server::stream::Stream;
 use crate::server::subscriber::{
-    AcceptedRun, Action, Greeting, QueuedPrompt, ReplyTo, Subscriber, Ticket, gap_range,
+    AcceptedRun, Action, Greeting, QueuedPrompt, ReplyTo, Subscriber, Ticket,
 };
 use crate::server::tally::{self, Tally, time_of};
+use crate::server::viewer::Viewer;
 use crate::server::wait::{Interest, Order, Ready, Waiter};
 use crate::store::Readers;
 use crate::sync::Arc;
@@ -51,6 +54,8 @@ pub struct Parts<'a> {
     pub readers: &'a Readers,
     /// What is counted.
     pub metrics: &'a Arc<Metrics>,
+    /// Who is told that a client is visible.
+    pub presence: &'a Arc<Presence>,
     /// The bounds in force.
     pub limits: &'a Limits,
     /// What it is told on open.
@@ -109,6 +114,7 @@ struct Connection<'a> {
     waker: Waker,
     parts: Parts<'a>,
     subscriber: Subscriber<Pending>,
+    viewer: Viewer,
     news: News,
     tally: Tally,
     /// The last flush left bytes behind.
@@ -146,6 +152,7 @@ impl<'a> Connection<'a> {
             waiter,
             subscriber: Subscriber::new(parts.greeting.clone(), parts.by.clone()),
             tally: Tally::new(parts.metrics.client(Tally::transport(&parts.by))),
+            viewer: Viewer::default(),
             news: News::new(parts.registry.broadcasts().join(&waker)),
             waker,
             backlog: false,
@@ -185,6 +192,7 @@ impl<'a> Connection<'a> {
         self.pull()?;
         self.flush()?;
         self.beat()?;
+        self.viewer.update(self.parts.presence, &self.subscriber, self.heartbeat.heard.take());
         self.check_stall()?;
         self.check_drained()
     }
@@ -229,6 +237,7 @@ impl<'a> Connection<'a> {
                 Err(error) => return Err(end_of(&error)),
             };
             self.heartbeat.answered = true;
+            self.heartbeat.heard = Some(Instant::now());
             if !matches!(message, Message::Pong(_)) && !self.allowance.take(Instant::now()) {
                 return Err(End::ByUs(CloseCode::Library(4002), "too many messages"));
             }
@@ -569,10 +578,12 @@ struct Heartbeat {
     next: Instant,
     /// The client said something since the last ping.
     answered: bool,
+    /// When it was last heard from, if that was not told yet.
+    heard: Option<Instant>,
 }
 
 impl Heartbeat {
     fn new(every_ms: i64, now: Instant) -> Self {
-        Self { next: now + millis(every_ms), answered: true }
+        Self { next: now + millis(every_ms), answered: true, heard: None }
     }
 }

@@ -17,10 +17,12 @@ pub mod news;
 pub mod room;
 pub mod socket;
 pub mod sse;
+pub mod statement;
 pub mod stream;
 pub mod subscriber;
 mod tally;
 pub mod view;
+pub mod viewer;
 pub mod wait;
 
 use std::io;
@@ -33,6 +35,7 @@ use serde_json::{Value, json};
 
 use crate::limits::{self, Limits};
 use crate::metrics::Metrics;
+use crate::notify::Notifier;
 use crate::protocol::gateway::FrameLimits;
 use crate::protocol::message::ErrorCode;
 use crate::provider::Provider;
@@ -81,6 +84,8 @@ pub struct ServerConfig {
     pub data_dir: PathBuf,
     /// Where the local socket is to lie (`local::path`); `None` for none.
     pub socket: Option<PathBuf>,
+    /// Who tells people who are elsewhere, and is told who is here.
+    pub notifier: Arc<Notifier>,
     /// The page's file at a path, if there is one; it is given to everybody who asks.
     pub page: fn(&str) -> Option<PageFile>,
 }
@@ -201,6 +206,7 @@ impl Server {
                 project_roots: roots.collect(),
                 providers: config.providers,
                 agents: config.agents,
+                notifier: config.notifier,
                 version: VERSION.to_owned(),
                 metrics,
                 workers,
@@ -352,6 +358,7 @@ impl Front {
             registry: &self.api.registry,
             readers: &self.api.readers,
             metrics: &self.api.metrics,
+            presence: self.api.notifier.presence(),
             limits: &self.limits,
             greeting: Greeting {
                 server: format!("reattach/{}", self.api.version),

@@ -7,22 +7,21 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
-use serde_json::Value;
 use tungstenite::Utf8Bytes;
 
 use crate::limits;
-use crate::protocol::gateway::{Ack, ChatSubscribed, EventAt, FrameLimits, GapRange, GatewayFrame};
+use crate::protocol::gateway::{Ack, ChatSubscribed, FrameLimits, GatewayFrame};
 use crate::protocol::message::{
     Begin, ClientFrame, ClientMessage, ErrorCode, Malformed, VERSION, session_id,
 };
-use crate::registry::{From, Gap, SendPrompt, SubscribeError, Subscribed, Target};
+use crate::registry::{From, SendPrompt, SubscribeError, Subscribed, Target};
 use crate::run::event::{By, ByKind};
 use crate::run::id::{
     ClientMessageId, LogEpoch, Millis, Position, QueueId, RequestId, RunId, Seq, SessionId,
 };
 use crate::run::log::Settled;
-use crate::run::state::{AnswerRequest, PendingPermission};
-use crate::server::view;
+use crate::run::state::AnswerRequest;
+use crate::server::statement::statement;
 
 /// How our own command line names itself, before its version.
 pub const CLI: &str = "reattach-cli";
@@ -138,6 +137,8 @@ pub struct Subscriber<T> {
     /// What its messages still ask for. Not empty: no further message is taken.
     todo: VecDeque<Step>,
     outbox: VecDeque<Reply<T>>,
+    /// It says that a person sees it.
+    visible: bool,
 }
 
 #[derive(Debug)]
@@ -182,6 +183,7 @@ impl<T: Ticket> Subscriber<T> {
             last_read: None,
             todo: VecDeque::new(),
             outbox: VecDeque::new(),
+            visible: false,
         }
     }
 
@@ -215,6 +217,10 @@ impl<T: Ticket> Subscriber<T> {
             }
             Ok(ClientMessage::Ping) => {
                 Step::Say(GatewayFrame::Pong { server_time: now.to_string() }, reference)
+            }
+            Ok(ClientMessage::Presence { visible }) => {
+                self.visible = visible;
+                Step::Say(GatewayFrame::Ack(Ack::of("presence")), reference)
             }
             Ok(ClientMessage::Send { session: named, prompt }) => match session_id(&named) {
                 None => unknown_session(named, ErrorCode::SessionNotFound, reference),
@@ -426,6 +432,17 @@ impl<T: Ticket> Subscriber<T> {
         Some((session, subscription.cursor))
     }
 
+    /// Whether the client says that a person sees it.
+    #[must_use]
+    pub const fn is_visible(&self) -> bool {
+        self.visible
+    }
+
+    /// The sessions that it follows, in their order.
+    pub fn followed(&self) -> impl Iterator<Item = SessionId> {
+        self.subscriptions.keys().copied()
+    }
+
     /// How far a followed session was read.
     #[must_use]
     pub fn cursor(&self, session: SessionId) -> Option<Position> {
@@ -521,50 +538,6 @@ impl Subscription {
         let mark = self.mark.take_if(|mark| self.cursor >= mark.at)?;
         Some(GatewayFrame::CaughtUp { session_id, run_id: mark.run, seq: mark.seq })
     }
-}
-
-/// What a client learns of a session that it follows from now on.
-#[must_use]
-pub fn statement(session_id: String, subscribed: Subscribed, epoch: LogEpoch) -> ChatSubscribed {
-    let Subscribed { statement, first_seq, recovered, rewound, gap, queue, .. } = subscribed;
-    ChatSubscribed {
-        session_id,
-        is_processing: statement.is_processing,
-        run_id: statement.run,
-        last_seq: statement.last_seq,
-        first_seq,
-        recovered,
-        rewound: rewound.then_some(true),
-        gap: gap.map(gap_range),
-        pending_permissions: pending(statement.pending),
-        queue: view::queue(&queue.0, Some(limits::QUEUE_PREVIEW_CHARS)),
-        queue_held: queue.1,
-        log_epoch: epoch,
-        error: None,
-    }
-}
-
-/// A gap as clients hear it.
-#[must_use]
-pub fn gap_range(gap: Gap) -> GapRange {
-    let at = |(run_id, seq)| EventAt { run_id, seq };
-    GapRange { from: gap.from.map(at), to: at(gap.to) }
-}
-
-/// The events of requests that wait, with the time of asking. Together they must fit the write
-/// buffer, so what goes beyond `limits::PENDING_BYTES_MAX` is left to the replay and to REST.
-fn pending(requests: Vec<PendingPermission>) -> Vec<Value> {
-    let mut bytes = 0;
-    let fitting = requests.into_iter().take_while(|request| {
-        bytes += request.frame.len() + 64;
-        bytes <= limits::PENDING_BYTES_MAX
-    });
-    let events = fitting.filter_map(|request| {
-        let mut event: Value = serde_json::from_str(&request.frame).ok()?;
-        event.as_object_mut()?.insert("receivedAt".into(), request.received_at.to_string().into());
-        Some(event)
-    });
-    events.collect()
 }
 
 fn say_error(malformed: Malformed, reference: Option<String>) -> Step {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::protocol::message::decode;
@@ -280,20 +280,6 @@ fn a_connection_follows_a_bounded_number_of_sessions() {
     heard(&mut client);
     client.woken(BTreeSet::from([session(1)]));
     assert!((0..2000).all(|_| client.next_read().is_none_or(|(one, _)| one != session(1))));
-}
-
-#[test]
-fn pending_requests_are_their_events_with_a_time_and_bounded() {
-    let request = |n: usize, bytes: usize| PendingPermission {
-        request: RequestId(n.to_string()),
-        frame: json!({ "requestId": n.to_string(), "input": "x".repeat(bytes) }).to_string().into(),
-        received_at: NOW,
-    };
-    let few = pending(vec![request(1, 10), request(2, 10)]);
-    assert_eq!(few.len(), 2);
-    assert_eq!(few[0]["receivedAt"], "1970-01-01T00:00:00.000Z");
-    let many = pending((0..100).map(|n| request(n, 100 << 10)).collect());
-    assert_eq!(many.len(), 5);
 }
 
 #[test]

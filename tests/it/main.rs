@@ -27,6 +27,7 @@ mod folds;
 mod hostile;
 mod http;
 mod keeper;
+mod notify;
 mod ops;
 mod pages;
 mod pressure;

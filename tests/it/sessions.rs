@@ -513,6 +513,8 @@ fn every_reply_echoes_its_ref() {
     let cases = [
         (json!({"type": "hello", "protocol": 1, "client": "test"}), "hello"),
         (json!({"type": "ping"}), "pong"),
+        (json!({"type": "presence", "visible": true}), "ack"),
+        (json!({"type": "presence", "visible": "yes"}), "protocol_error"),
         (json!({"type": "no-such-type"}), "protocol_error"),
         (json!({}), "protocol_error"),
         (json!({"type": "chat.send"}), "protocol_error"),
@@ -541,7 +543,7 @@ fn every_reply_echoes_its_ref() {
         assert_eq!(reply.kind(), kind, "{frame} gives {}", reply.text);
     }
     let refs = client.seen.iter().filter(|f| f.json["ref"].is_string()).count();
-    assert_eq!(refs, 17, "one reply each");
+    assert_eq!(refs, 19, "one reply each");
 }
 
 #[test]

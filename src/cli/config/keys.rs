@@ -341,7 +341,7 @@ pub(super) fn unknown(origin: Origin, path: &str) -> ConfigError {
 /// The error for an unknown table, or for a key that stands in none.
 pub(super) fn unknown_section(origin: Origin, name: &str) -> ConfigError {
     let nearest = KEYS.iter().find(|key| key.name == name).map_or_else(
-        || value::nearest(name, sections().chain(["providers"]).map(str::to_owned)),
+        || value::nearest(name, sections().chain(["providers", "notify"]).map(str::to_owned)),
         Key::path,
     );
     ConfigError::UnknownKey { key: name.to_owned(), origin, nearest }

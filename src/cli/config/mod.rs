@@ -7,6 +7,7 @@ mod error;
 mod exposure;
 mod keys;
 mod listing;
+mod notify;
 mod providers;
 mod value;
 
@@ -20,6 +21,7 @@ pub use keys::{KEYS, Key};
 pub use listing::{Listed, MASK, Place, commented, list};
 
 use crate::limits::Limits;
+use crate::notify::sink::Sink;
 use crate::provider::Provider;
 use keys::Input;
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub providers: BTreeMap<String, Provider>,
     /// `[limits]`, `[timeouts]` and `[retention]`.
     pub limits: Limits,
+    /// `[notify.NAME]`: who is told.
+    pub notify: Vec<Sink>,
 }
 
 /// How the gateway is reached.
@@ -156,9 +160,13 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let mut config = Self::defaults();
         let mut roots_from = Origin::Default;
+        let mut sinks = None;
         if let Some((path, text)) = file {
-            config.take_file(path, text, world, &mut roots_from)?;
+            config.take_file(path, text, world, &mut roots_from, &mut sinks)?;
         }
+        // What the environment says of a sink is checked with it.
+        let sinks = sinks.as_ref().map(|(path, content)| (path.as_path(), content.clone()));
+        config.notify = notify::load(sinks, world)?;
         config.take_environment(world, &mut roots_from)?;
         config.take_flags(flags)?;
         if config.providers.is_empty() {
@@ -187,6 +195,7 @@ impl Config {
             },
             providers: BTreeMap::new(),
             limits: Limits::default(),
+            notify: Vec::new(),
         }
     }
 
@@ -196,6 +205,7 @@ impl Config {
         text: &str,
         world: &World,
         roots_from: &mut Origin,
+        sinks: &mut Option<(PathBuf, toml::Value)>,
     ) -> Result<(), ConfigError> {
         let origin = Origin::File(path.to_owned());
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
@@ -204,6 +214,10 @@ impl Config {
         for (section, content) in table {
             if section == "providers" {
                 self.providers = providers::from_file(&origin, content, world)?;
+                continue;
+            }
+            if section == "notify" {
+                *sinks = Some((path.to_owned(), content));
                 continue;
             }
             if !keys::sections().any(|known| known == section) {

@@ -122,7 +122,7 @@ fn provider(
     Ok(Provider { name, kind, command, env })
 }
 
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= NAME_BYTES_MAX
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
@@ -153,7 +153,7 @@ fn unknown_kind(origin: &Origin, provider: String, kind: &str) -> ConfigError {
 }
 
 /// An argv: a program and its arguments.
-fn command(value: toml::Value, world: &World) -> Result<Vec<String>, String> {
+pub(super) fn command(value: toml::Value, world: &World) -> Result<Vec<String>, String> {
     let wrong = "must be an array of strings, program first, such as [\"program\", \"argument\"]";
     let toml::Value::Array(items) = value else { return Err(wrong.to_owned()) };
     let mut argv = items
@@ -179,7 +179,7 @@ fn command(value: toml::Value, world: &World) -> Result<Vec<String>, String> {
 }
 
 /// Variables for the agent.
-fn environment(value: toml::Value) -> Result<BTreeMap<String, String>, String> {
+pub(super) fn environment(value: toml::Value) -> Result<BTreeMap<String, String>, String> {
     let toml::Value::Table(table) = value else {
         return Err("must be a table of strings, such as { KEY = \"value\" }".to_owned());
     };

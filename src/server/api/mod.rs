@@ -4,6 +4,7 @@
 mod audit;
 mod events;
 mod health;
+mod notifications;
 mod permissions;
 mod places;
 pub mod query;
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 
 use crate::limits;
 use crate::metrics::Metrics;
+use crate::notify::Notifier;
 use crate::protocol::fields::{BadField, Fields};
 use crate::protocol::message::{ErrorCode, session_id};
 use crate::provider::Provider;
@@ -52,6 +54,8 @@ pub struct Api {
     pub providers: Vec<String>,
     /// The same, as they are configured.
     pub agents: Vec<Provider>,
+    /// Tells people who are elsewhere.
+    pub notifier: Arc<Notifier>,
     /// This program's version.
     pub version: String,
     /// What is counted.
@@ -155,6 +159,10 @@ impl Api {
             ("PATCH", ["projects", id]) => places::edit_project(&call, id),
             ("GET", ["providers"]) => Ok(places::providers(&call)),
             ("GET", ["folders"]) => places::folders(&call),
+            // scope: admin
+            ("GET", ["notifications"]) => notifications::list(&call),
+            // scope: admin
+            ("POST", ["notifications", "test"]) => notifications::test(&call),
             ("GET", ["permissions"]) => permissions::list(&call),
             ("POST", ["permissions", id]) => permissions::answer(&call, id),
             (
@@ -167,7 +175,9 @@ impl Api {
                 | ["sessions", _, "runs" | "events" | "queue" | "uploads"]
                 | ["sessions", _, "queue" | "uploads", _]
                 | ["runs", _, "abort"]
-                | ["runs", _, "events", _],
+                | ["runs", _, "events", _]
+                | ["notifications"]
+                | ["notifications", "test"],
             ) => Err(not_allowed()),
             _ => Err(not_found()),
         }

@@ -12,6 +12,7 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::{Message, Utf8Bytes, WebSocket};
 
 use crate::limits::Limits;
+use crate::notify::Notifier;
 use crate::registry::{
     Completed, Crew, Job, Persist, Reading, Refusal, RefusalCode, Registry, Round, Session,
     Started, Writing, end,
@@ -116,6 +117,7 @@ impl Bench {
         let config = ServerConfig {
             socket: None,
             page: |_| None,
+            notifier: Arc::new(Notifier::none()),
             bind: "127.0.0.1:0".parse().expect("an address"),
             metrics_bind: None,
             limits,

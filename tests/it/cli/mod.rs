@@ -9,6 +9,7 @@ mod documented;
 mod errors;
 mod keepers;
 mod keyboard;
+mod notify;
 mod proxies;
 mod reading;
 mod reconnect;
