@@ -78,6 +78,7 @@ impl House {
             ("DELETE", format!("/api/v1/sessions/{session}"), ""),
             ("POST", "/api/v1/permissions/x".to_owned(), r#"{"allow":true}"#),
             ("POST", "/api/v1/runs/x/abort".to_owned(), ""),
+            ("POST", format!("/api/v1/sessions/{session}/uploads?name=stolen"), "a=b"),
             ("POST", "/api/v1/login".to_owned(), r#"{"code":"x"}"#),
         ];
         requests.map(|(method, path, body)| (format!("{method} {path}"), body.to_owned())).into()
@@ -93,6 +94,8 @@ impl House {
         assert_eq!(session["id"], self.session);
         assert_eq!((&session["title"], &session["lastRunId"]), (&Value::Null, &Value::Null));
         assert!(!self.gateway.setup.project().join("stolen").exists());
+        let (_, uploads) = self.gateway.get(&format!("/api/v1/sessions/{}/uploads", self.session));
+        assert_eq!(uploads["items"], json!([]));
     }
 }
 
@@ -320,6 +323,8 @@ fn without_a_credential_loopback_gets_nothing() {
         &format!("/api/v1/sessions/{session}/runs"),
         &format!("/api/v1/sessions/{session}/events"),
         &format!("/api/v1/sessions/{session}/queue"),
+        &format!("/api/v1/sessions/{session}/uploads"),
+        &format!("/api/v1/sessions/{session}/uploads/x"),
         "/api/v1/runs?status=running",
         "/api/v1/projects",
         "/api/v1/providers",
