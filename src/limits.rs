@@ -412,6 +412,7 @@ pub const BENCH_SILENCE: Duration = Duration::from_secs(60);
 
 const _: () = {
     assert!(EVENT_BYTES_CEILING < CLIENT_FRAME_BYTES_MAX);
+    assert!(DOCTOR_FREE_BYTES_FAIL < DOCTOR_FREE_BYTES_WARN);
     assert!(EVENT_BYTES_DEFAULT <= EVENT_BYTES_CEILING);
     assert!(EVENT_BYTES_CEILING < WRITE_BUFFER_BYTES_MAX - WRITE_RESERVE_BYTES);
     assert!(EVENT_BYTES_DEFAULT <= (16 << 20) / 4, "an event is at most a quarter of the ring");

@@ -4,7 +4,7 @@
 //! Reads the same table of keys as `Config::load`, and gives the values as they were written.
 //! Secrets are masked here, so that nobody who shows a configuration has to think of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -84,6 +84,7 @@ pub fn list(flags: &Flags, file: Option<(&Path, &str)>, world: &World) -> Vec<Li
             listed.push(Listed { key, value, place: Place::Default });
         }
     }
+    secrets_of_sinks(&mut written, world);
     listed.extend(written.into_iter().map(|(key, (value, place))| {
         let value = if is_secret(&key) { masked(&value) } else { value };
         Listed { key, value, place }
@@ -123,6 +124,27 @@ pub fn commented() -> String {
          # command = [\"~/bin/my-agent\", \"--fast\"]\n",
     );
     text
+}
+
+/// What the environment says of the tables `[notify.NAME]`: `REATTACH_NOTIFY_<NAME>_TOKEN` say.
+fn secrets_of_sinks(written: &mut BTreeMap<String, (String, Place)>, world: &World) {
+    let names: BTreeSet<String> = written
+        .keys()
+        .filter_map(|key| key.strip_prefix("notify.")?.split_once('.'))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    for name in names {
+        for key in ["token", "token_file", "url", "url_file"] {
+            let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+            let variable: String =
+                format!("REATTACH_NOTIFY_{name}_{key}").chars().map(plain).collect();
+            let variable = variable.to_ascii_uppercase();
+            if let Some(value) = world.env.get(std::ffi::OsStr::new(&variable)) {
+                let value = quoted(&value.to_string_lossy());
+                written.insert(format!("notify.{name}.{key}"), (value, Place::Variable(variable)));
+            }
+        }
+    }
 }
 
 fn flag(flags: &Flags, key: &str) -> Option<(String, Place)> {
@@ -190,6 +212,10 @@ fn is_secret(key: &str) -> bool {
         return false;
     }
     let rest: Vec<String> = parts.map(str::to_ascii_lowercase).collect();
+    // Where a secret lies is none.
+    if rest.last().is_some_and(|name| name.ends_with("_file")) {
+        return false;
+    }
     let named =
         |words: &[&str]| rest.iter().any(|part| words.iter().any(|word| part.contains(word)));
     let inside = rest.iter().any(|part| part == "env" || part == "headers");
@@ -285,14 +311,18 @@ mod tests {
 
     #[test]
     fn secrets_are_hidden() {
-        let text = "[providers.a]\nkind='command'\nenv={K='hush'}\n[notify]\n\
-                    [[notify.sinks]]\nurl='https://hush'\nheaders={A='hush'}\npriority=3\n\
+        let text = "[providers.a]\nkind='command'\nenv={K='hush'}\n\
+                    [notify.my-phone]\nkind='ntfy'\nurl='https://hush'\nheaders={A='hush'}\n\
+                    url_file='/a/path'\n[[list]]\ntoken='hush'\n\
                     [server]\npublic_url='https://seen'\n";
-        let listed = list(&Flags::default(), Some((Path::new("f"), text)), &world(&[]));
+        let env = [("REATTACH_NOTIFY_MY_PHONE_TOKEN", "hush")];
+        let listed = list(&Flags::default(), Some((Path::new("f"), text)), &world(&env));
         let shown = format!("{listed:?}");
         assert!(!shown.contains("hush"), "{shown}");
-        assert!(shown.contains("https://seen"), "{shown}");
-        for key in ["providers.a.env.K", "notify.sinks.0.url", "notify.sinks.0.priority"] {
+        assert!(shown.contains("https://seen") && shown.contains("/a/path"), "{shown}");
+        let token = listed.iter().find(|one| one.key == "notify.my-phone.token").expect("listed");
+        assert_eq!(token.place, Place::Variable("REATTACH_NOTIFY_MY_PHONE_TOKEN".into()));
+        for key in ["providers.a.env.K", "notify.my-phone.url", "list.0.token"] {
             assert!(listed.iter().any(|listed| listed.key == key), "{key} is listed: {shown}");
         }
     }

@@ -98,7 +98,7 @@ fn faults_of_the_data_directory_are_found() {
     fs::write(&database, &bytes).expect("writable");
     let report = ran(doctor(&gateway.setup, &["--json"])).expect(1).json();
     let damage = checks(&report, "data").into_iter().find(|check| check["level"] == "fail");
-    is(&damage.expect("damage is found"), "fail", "backup");
+    is(&damage.expect("damage is found"), "fail", "reattach restore BACKUP");
 
     fs::write(&database, "nothing at all").expect("writable");
     ran(doctor(&gateway.setup, &[])).expect(1);

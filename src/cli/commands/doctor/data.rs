@@ -11,34 +11,37 @@ use serde_json::json;
 use super::{Patient, Report, quoted};
 use crate::cli::text;
 use crate::limits;
+use crate::run::id::Millis;
 use crate::store::{BALLAST, Check, DATABASE, survey};
 
 const GROUP: &str = "data";
 
-pub(super) fn check(report: &mut Report, patient: &Patient) {
+/// Looks at it, and tells when a session was last changed, by the database.
+pub(super) fn check(report: &mut Report, patient: &Patient) -> Option<Millis> {
     let dir = &patient.data_dir;
     let meta = match fs::metadata(dir) {
         Ok(meta) if meta.is_dir() => meta,
         Ok(_) => {
             let what = format!("{} is no directory", dir.display());
             report.fail(GROUP, what, "move it away, or use --data-dir DIR");
-            return;
+            return None;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             report.ok(GROUP, format!("{} is not there yet; serve makes it", dir.display()));
             room(report, first_there(dir));
-            return;
+            return None;
         }
         Err(error) => {
             let what = format!("cannot look at {}: {error}", dir.display());
             report.fail(GROUP, what, format!("ls -ld {}", quoted(dir)));
-            return;
+            return None;
         }
     };
     owner(report, dir, &meta);
     room(report, dir);
-    database(report, patient);
+    let last = database(report, patient);
     files(report, patient);
+    last
 }
 
 fn owner(report: &mut Report, dir: &Path, meta: &fs::Metadata) {
@@ -92,20 +95,21 @@ fn is_on_network(dir: &Path) -> bool {
     u32::try_from(i128::from(kind.f_type) & 0xffff_ffff).is_ok_and(|kind| KINDS.contains(&kind))
 }
 
-fn database(report: &mut Report, patient: &Patient) {
+fn database(report: &mut Report, patient: &Patient) -> Option<Millis> {
     let path = patient.data_dir.join(DATABASE);
     let bytes = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.len());
     if !path.exists() {
         report.ok(GROUP, "no database yet");
-        return;
+        return None;
     }
     let seen = match survey(&path, limits::DOCTOR_CHECK) {
         Ok(seen) => seen,
         Err(error) => {
             let what = format!("{}: {error}", path.display());
-            let fix = "restore a backup (docs/operations.md has the steps); keep the damaged file";
+            let fix = "reattach verify says more; then reattach restore BACKUP --force, which moves \
+                       the old one aside";
             report.fail(GROUP, what, fix);
-            return;
+            return None;
         }
     };
     let size = bytes(&path);
@@ -126,7 +130,7 @@ fn database(report: &mut Report, patient: &Patient) {
     if !seen.ours {
         let what = format!("{} is another program's database", path.display());
         report.fail(GROUP, what, "use another --data-dir DIR");
-        return;
+        return None;
     }
     let counts = match (seen.sessions, seen.runs) {
         (Some(sessions), Some(runs)) => {
@@ -137,7 +141,8 @@ fn database(report: &mut Report, patient: &Patient) {
     match &seen.check {
         Check::Damaged(damage) => {
             let what = format!("the database is damaged: {damage}");
-            let fix = "stop the server and restore a backup; keep the damaged file";
+            let fix = "stop the server; reattach verify says more; then reattach restore BACKUP \
+                       --force, which moves the old one aside";
             report.fail(GROUP, what, fix);
         }
         Check::Sound => {
@@ -162,6 +167,7 @@ fn database(report: &mut Report, patient: &Patient) {
         );
         report.ok(GROUP, what);
     }
+    seen.last_change
 }
 
 /// What else lies there: modes of secrets, the ballast, leftovers.

@@ -8,9 +8,8 @@ use serde_json::json;
 use super::{Patient, Report};
 use crate::cli::commands::keepers::{self, State};
 use crate::cli::text;
-use crate::limits::{self, Limits};
+use crate::limits::Limits;
 use crate::run::id::Millis;
-use crate::store::{DATABASE, survey};
 
 /// The keepers of the data directory. Reads files only: whoever speaks to a keeper takes it over.
 pub(super) fn keepers(report: &mut Report, patient: &Patient) {
@@ -76,13 +75,10 @@ pub(super) fn keepers(report: &mut Report, patient: &Patient) {
     }
 }
 
-/// Whether time went backwards.
-pub(super) fn clock(report: &mut Report, patient: &Patient) {
+/// Whether time went backwards: `last` is when a session was last changed.
+pub(super) fn clock(report: &mut Report, last: Option<Millis>) {
     const GROUP: &str = "clock";
     let now = Millis::now();
-    let path = patient.data_dir.join(DATABASE);
-    let last =
-        path.exists().then(|| survey(&path, std::time::Duration::ZERO).ok()?.last_change).flatten();
     match last {
         Some(last) if last.0 > now.0 + CLOCK_SLACK_MS => {
             let what = format!("it says {now}, and the newest session was changed at {last}");
@@ -166,6 +162,3 @@ fn pids_max() -> Option<u64> {
     let text = std::fs::read_to_string(format!("/sys/fs/cgroup/{own}/pids.max")).ok()?;
     text.trim().parse().ok()
 }
-
-/// What of it is in the archive for a bug report.
-const _: () = assert!(limits::DOCTOR_FREE_BYTES_FAIL < limits::DOCTOR_FREE_BYTES_WARN);

@@ -231,11 +231,11 @@ pub fn doctor(args: &DoctorArgs) -> Outcome {
     let flags = target::Target::DataDir(data_dir.clone()).flags();
     let server = server::find(&data_dir);
     let patient = Patient { world, config, agents_are_default, data_dir, server, flags };
-    data::check(&mut report, &patient);
+    let last_change = data::check(&mut report, &patient);
     server::check(&mut report, &patient);
     agents::check(&mut report, &patient);
     machine::keepers(&mut report, &patient);
-    machine::clock(&mut report, &patient);
+    machine::clock(&mut report, last_change);
     machine::limits(&mut report, &patient);
     if let Some(url) = &args.probe {
         probe::check(&mut report, &patient, url)?;
