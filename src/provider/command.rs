@@ -8,8 +8,14 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
-use super::{Command, Ending, Exit, Origin, Output, Record, RecordBody, Write, line_too_long};
+use super::{
+    Command, Ending, Exit, Launch, Origin, Output, Prompt, Provider, Record, RecordBody, Write,
+    line_too_long,
+};
 use crate::run::event::{ErrorSource, Event, Reason, Stream};
+
+/// The variable that says where a prompt's files lie.
+const ATTACHMENTS: &str = "REATTACH_ATTACHMENTS";
 
 /// A program's turn, so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,13 +65,25 @@ impl Lines {
         outputs
     }
 
+    /// How a program is started: where the prompt's files lie is told by its environment, a path a
+    /// line, since all of its stdin is the prompt. It may be a shell's script.
+    #[must_use]
+    pub fn launch(provider: &Provider, prompt: &Prompt) -> Launch {
+        let mut env = provider.env.clone();
+        if !prompt.attachments.is_empty() {
+            let paths = prompt.attachments.iter().map(|file| file.path.to_string_lossy());
+            env.insert(ATTACHMENTS.to_owned(), paths.collect::<Vec<_>>().join("\n"));
+        }
+        Launch { argv: provider.command.clone(), env, cwd: prompt.cwd.clone() }
+    }
+
     /// The prompt, with a line end if it has none, and the close. Such a program understands
     /// nothing else.
     #[must_use]
     pub fn encode(&self, command: &Command) -> Option<Write> {
         match command {
             Command::Prompt(prompt) => {
-                let mut bytes = prompt.text_with_paths(|_| true).into_bytes();
+                let mut bytes = prompt.content.clone().into_bytes();
                 if bytes.last() != Some(&b'\n') {
                     bytes.push(b'\n');
                 }

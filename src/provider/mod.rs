@@ -263,22 +263,6 @@ pub struct Attachment {
     pub picture: Option<String>,
 }
 
-impl Prompt {
-    /// What the person says, and where the files lie that an agent is not given otherwise.
-    #[must_use]
-    pub fn text_with_paths(&self, told: impl Fn(&Attachment) -> bool) -> String {
-        let mut text = self.content.clone();
-        let files: Vec<_> = self.attachments.iter().filter(|file| told(file)).collect();
-        if !files.is_empty() {
-            text.push_str("\n\nAttached files:");
-        }
-        for Attachment { path, content_type, bytes, .. } in files {
-            text.push_str(&format!("\n- {} ({content_type}, {bytes} bytes)", path.display()));
-        }
-        text
-    }
-}
-
 /// An answer to a permission request.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -364,7 +348,8 @@ impl Provider {
     pub fn launch(&self, prompt: &Prompt) -> Launch {
         match self.kind {
             Kind::Claude => claude::Claude::launch(self, prompt),
-            Kind::Jsonl | Kind::Command | Kind::Demo => Launch {
+            Kind::Command => command::Lines::launch(self, prompt),
+            Kind::Jsonl | Kind::Demo => Launch {
                 argv: self.command.clone(),
                 env: self.env.clone(),
                 cwd: prompt.cwd.clone(),

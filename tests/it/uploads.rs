@@ -285,25 +285,23 @@ fn a_jsonl_agent_is_told_where_the_files_lie() {
 }
 
 #[test]
-fn a_command_reads_their_paths_on_its_stdin() {
-    let gateway = Setup::new().provider("cat", "command", &["cat"]).start();
-    let session = gateway.session("cat");
-    let upload = given(&gateway, &session, "a.txt", "text/plain", b"abc");
-    let mut client = gateway.connect();
-    client.request(&json!({
-        "type": "chat.send", "sessionId": session, "content": "look",
-        "options": {"attachments": [upload["id"]]},
-    }));
-    client.expect("its end", |frame| frame.kind() == "complete");
-    let said: Vec<&str> = client
-        .seen
-        .iter()
-        .filter(|frame| frame.kind() == "text")
-        .filter_map(|frame| frame.json["content"].as_str())
-        .collect();
-    let path = upload["path"].as_str().expect("a path");
-    let line = format!("- {path} (text/plain, 3 bytes)");
-    assert_eq!(said, ["look", "", "Attached files:", &line]);
+fn a_commands_environment_says_where_they_lie() {
+    let gateway = Setup::new().provider("sh", "command", &["sh"]).start();
+    let session = gateway.session("sh");
+    let first = given(&gateway, &session, "a.txt", "text/plain", b"abc\n");
+    let second = given(&gateway, &session, "b.txt", "text/plain", b"def\n");
+    let said = |options: Value| {
+        let mut client = gateway.connect();
+        client.request(&json!({
+            "type": "chat.send", "sessionId": session, "options": options,
+            "content": "cat $REATTACH_ATTACHMENTS /dev/null",
+        }));
+        client.expect("its end", |frame| frame.kind() == "complete");
+        let texts = client.seen.iter().filter(|frame| frame.kind() == "text");
+        texts.map(|frame| frame.json["content"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(said(json!({"attachments": [second["id"], first["id"]]})), ["def", "abc"]);
+    assert_eq!(said(json!({})), [""; 0]);
 }
 
 #[test]

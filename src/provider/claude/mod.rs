@@ -25,7 +25,7 @@ use serde_json::{Map, Value, json};
 
 use crate::limits::OPEN_ITEMS_MAX;
 use crate::provider::{
-    Command, Launch, Origin, Output, Prompt, Provider, Record, RecordBody, Write,
+    Attachment, Command, Launch, Origin, Output, Prompt, Provider, Record, RecordBody, Write,
 };
 use crate::run::event::{Event, Stream as Pipe, Usage};
 
@@ -144,8 +144,7 @@ impl Claude {
             Some(json!({"type": "image", "source": source}))
         });
         let mut content: Vec<Value> = pictures.collect();
-        let text = prompt.text_with_paths(|file| file.picture.is_none());
-        content.push(json!({"type": "text", "text": text}));
+        content.push(json!({"type": "text", "text": text_with_paths(prompt)}));
         let user = json!({
             "type": "user",
             "message": {"role": "user", "content": content},
@@ -249,6 +248,19 @@ impl Claude {
             turn.spoke = true;
         }
     }
+}
+
+/// What the person says, and where the files lie that are no pictures.
+fn text_with_paths(prompt: &Prompt) -> String {
+    let mut text = prompt.content.clone();
+    let files: Vec<_> = prompt.attachments.iter().filter(|file| file.picture.is_none()).collect();
+    if !files.is_empty() {
+        text.push_str("\n\nAttached files:");
+    }
+    for Attachment { path, content_type, bytes, .. } in files {
+        text.push_str(&format!("\n- {} ({content_type}, {bytes} bytes)", path.display()));
+    }
+    text
 }
 
 /// Lines for the agent's stdin.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::provider::{Answer, Attachment, Kind};
+use crate::provider::{Answer, Kind};
 use crate::run::event::{Choice, Reason, ToolUse};
 use crate::run::id::Millis;
 
