@@ -245,13 +245,14 @@ impl Step<'_> {
             || format!("no permission request {}", request.0),
         )?;
         let of = (self.session, run);
-        Ok(match state {
+        let told = match state {
             AnswerState::Recorded => {
-                audit::answered(self.conn, of, request, (decision, answer), by)?;
+                audit::answered(self.conn, of, request, (decision, answer), by)
             }
-            AnswerState::Delivered => audit::delivered(self.conn, of, request, true, by)?,
-            AnswerState::Undeliverable => audit::delivered(self.conn, of, request, false, by)?,
-        })
+            AnswerState::Delivered => audit::delivered(self.conn, of, request, true, by),
+            AnswerState::Undeliverable => audit::delivered(self.conn, of, request, false, by),
+        };
+        Ok(told?)
     }
 
     fn complete(&mut self, run: i64, end: &RunEnd) -> Result<(), Refusal> {
