@@ -270,10 +270,44 @@ pub const WRITE_TIMES_MAX: usize = 4096;
 /// No news from an agent for this long: a `status` of kind `quiet` says so.
 pub const QUIET_MS: i64 = 30_000;
 
-/// Wrong logins before even a right one has to wait.
+/// Random bytes of a token and of a device's cookie.
+pub const TOKEN_BYTES: usize = 32;
+/// What tokens begin with, so that they are known as such wherever they turn up.
+pub const TOKEN_PREFIX: &str = "rat_";
+/// Random bytes of a code that opens once.
+pub const CODE_BYTES: usize = 16;
+/// How long such a code opens.
+pub const CODE_MS: i64 = 10 * 60 * 1000;
+/// Codes that can be open at once.
+pub const CODES_MAX: usize = 64;
+/// Devices and tokens together. Each request compares with all of them.
+pub const CREDENTIALS_MAX: usize = 1000;
+/// The name of a device, of a token, of a person at a proxy, in bytes.
+pub const NAME_BYTES_MAX: usize = 64;
+/// How long a device lasts without being used.
+pub const DEVICE_MS: i64 = 90 * 24 * 3600 * 1000;
+/// A token's end lies at most this far ahead.
+pub const TOKEN_MS_MAX: i64 = 10 * 365 * 24 * 3600 * 1000;
+/// Between two uses of a credential that are recorded.
+pub const CREDENTIAL_USED_MS: i64 = 60_000;
+/// Between two times that a browser is given its cookie again.
+pub const COOKIE_RENEW_MS: i64 = 24 * 3600 * 1000;
+/// Wrong attempts of one peer before it has to wait.
 pub const LOGIN_ATTEMPTS_MAX: u32 = 10;
-/// One more wrong login is allowed after each of these.
+/// One more is allowed after each of these.
 pub const LOGIN_REFILL_MS: i64 = 10_000;
+/// Wrong attempts of all peers together.
+pub const ATTEMPTS_ALL_MAX: u32 = 100;
+/// And when there is one more of those.
+pub const ATTEMPTS_ALL_REFILL_MS: i64 = 1000;
+/// Peers whose attempts are counted each by themselves.
+pub const ATTEMPTS_PEERS_MAX: usize = 1024;
+/// Wrong secrets that are remembered: the same one again is no new attempt.
+pub const WRONG_SECRETS_MAX: usize = 64;
+/// Failed logins that the audit table takes at once, and when there is one more of them.
+pub const AUDIT_FAILED_MAX: u32 = 20;
+/// See `AUDIT_FAILED_MAX`.
+pub const AUDIT_FAILED_REFILL_MS: i64 = 60_000;
 /// Client messages that a connection may send at once, control frames included.
 pub const MESSAGES_BURST_MAX: u32 = 2000;
 /// And how many of them it regains per second.

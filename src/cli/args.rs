@@ -13,10 +13,12 @@ pub use super::bench::args::{BenchArgs, BenchPart};
 use super::commands::audit::AuditArgs;
 use super::commands::backup::BackupArgs;
 use super::commands::config::ConfigArgs;
+use super::commands::credentials::{DevicesArgs, TokenArgs};
 use super::commands::doctor::DoctorArgs;
 use super::commands::export::ExportArgs;
 use super::commands::healthcheck::HealthcheckArgs;
 use super::commands::notify::NotifyArgs;
+use super::commands::pair::{OpenArgs, PairArgs};
 use super::commands::queue::QueueArgs;
 use super::commands::restore::RestoreArgs;
 use super::commands::retention::RetentionArgs;
@@ -76,6 +78,14 @@ pub enum Command {
     Bench(BenchArgs),
     /// Examine this installation, its server and its agents.
     Doctor(DoctorArgs),
+    /// Let this machine's browser in: a link that opens once.
+    Open(OpenArgs),
+    /// Let another device in: a link that opens once, also as a code for its camera.
+    Pair(PairArgs),
+    /// Make, list and revoke tokens for programs.
+    Token(TokenArgs),
+    /// List browsers that have logged in, and log them out.
+    Devices(DevicesArgs),
     /// Print or check the configuration, or write a file to begin with.
     Config(ConfigArgs),
     /// Print a script that completes commands in a shell.
@@ -499,6 +509,10 @@ impl Command {
             Self::Healthcheck(args) => args.output.json,
             Self::Bench(args) => args.output.json,
             Self::Doctor(args) => args.output.json,
+            Self::Open(args) => args.output.json,
+            Self::Pair(args) => args.output.json,
+            Self::Token(args) => args.json(),
+            Self::Devices(args) => args.json(),
             Self::Config(args) => args.json(),
             Self::Completions(_)
             | Self::Man(_)
@@ -514,7 +528,10 @@ impl Command {
 }
 
 /// `30s`, `500ms`, `10m`, `2h`, `1d`; a bare number is seconds.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// What is wrong with anything else.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let help = || format!("`{text}` is not a time; write it as 30s, 500ms, 10m, 2h or 1d");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

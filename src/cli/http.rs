@@ -8,8 +8,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::unversioned::resolver::DefaultResolver;
 
 use super::exit::{Exit, Failure};
+use super::local::LocalFirst;
 use super::target::{Address, Target};
 use super::tls;
 use crate::limits;
@@ -52,7 +54,9 @@ impl Rest {
             let roots: RootCerts = roots.collect::<Vec<_>>().into();
             config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
         }
-        Ok(Self { target, agent: config.build().new_agent() })
+        let connector = LocalFirst::new(target.clone());
+        let agent = Agent::with_parts(config.build(), connector, DefaultResolver::default());
+        Ok(Self { target, agent })
     }
 
     /// How the server is found.
@@ -227,6 +231,11 @@ fn refused(address: &Address, status: u16, body: &[u8]) -> Failure {
 #[must_use]
 pub fn meaning(code: &str, status: u16, had_token: bool) -> (Exit, &'static str) {
     match (code, status) {
+        ("FORBIDDEN", _) => (
+            Exit::NotAuthorised,
+            "the same with a token that may: reattach token create NAME --scope SCOPE, by its owner",
+        ),
+        ("TOO_MANY_ATTEMPTS", _) => (Exit::NotAuthorised, "the same command in a minute"),
         (_, 401 | 403) if had_token => {
             (Exit::NotAuthorised, "check REATTACH_TOKEN against the server's `token` file")
         }
@@ -239,6 +248,11 @@ pub fn meaning(code: &str, status: u16, had_token: bool) -> (Exit, &'static str)
         ("PERMISSION_NOT_FOUND", _) => (Exit::NotFound, "reattach permissions"),
         ("QUEUED_PROMPT_NOT_FOUND", _) => (Exit::NotFound, "reattach queue SESSION"),
         ("PERMISSION_ALREADY_RESOLVED", _) => (Exit::Conflict, "reattach permissions"),
+        ("TOKEN_NOT_FOUND" | "NAME_TAKEN" | "TOO_MANY_CREDENTIALS", _) => {
+            let exit = if status == 404 { Exit::NotFound } else { Exit::Conflict };
+            (exit, "reattach token list")
+        }
+        ("DEVICE_NOT_FOUND", _) => (Exit::NotFound, "reattach devices"),
         ("RUN_IN_PROGRESS", _) => (
             Exit::Conflict,
             "reattach attach SESSION to watch it, reattach abort SESSION, or send --queue",

@@ -44,7 +44,11 @@ impl Link {
             Exit::Unreachable => Lost::Again(failure.message),
             _ => Lost::Fatal(failure),
         })?;
-        let stream = Stream::connect(&address.base).map_err(|error| match error {
+        let stream = match target.local() {
+            Some(local) => Stream::local(local).map_err(ConnectError::Io),
+            None => Stream::connect(&address.base),
+        };
+        let stream = stream.map_err(|error| match error {
             ConnectError::Io(error) => Lost::Again(error.to_string()),
             ConnectError::Refused(failure) => Lost::Fatal(failure),
         })?;

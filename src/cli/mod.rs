@@ -16,6 +16,7 @@ pub mod help;
 pub mod http;
 pub mod interrupt;
 pub mod link;
+pub mod local;
 pub mod logging;
 pub mod render;
 pub mod screen;
@@ -35,8 +36,9 @@ use clap::FromArgMatches as _;
 
 use args::{Cli, Command};
 use commands::{
-    abort, backup, bench as benches, config as configuration, demo, doctor, export, healthcheck,
-    list, logs, notify, permissions, queue, restore, retention, run as runs, shell, verify,
+    abort, backup, bench as benches, config as configuration, credentials, demo, doctor, export,
+    healthcheck, list, logs, notify, pair, permissions, queue, restore, retention, run as runs,
+    shell, verify,
 };
 use exit::{Exit, Stop};
 
@@ -83,6 +85,10 @@ pub fn run() -> ExitCode {
         Command::Healthcheck(args) => healthcheck::healthcheck(&args),
         Command::Bench(args) => benches::bench(&args),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Open(args) => pair::open(&args),
+        Command::Pair(args) => pair::pair(&args),
+        Command::Token(args) => credentials::token(&args),
+        Command::Devices(args) => credentials::devices(&args),
         Command::Config(args) => configuration::config(&args),
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),

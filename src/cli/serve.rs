@@ -3,7 +3,7 @@
 //! Must not know what happens in a request or in a run.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ use crate::notify::{self, Notifier};
 use crate::registry::{Engine, EngineError, Fatal};
 use crate::run::id::Millis;
 use crate::run::server_change::ServerChange;
+use crate::server::auth::Proxy;
 use crate::server::local;
 use crate::server::{PageFile, Server, ServerConfig, StartError};
 use crate::store::{OpenError, OpenOptions};
@@ -241,12 +242,15 @@ fn announce(
         }
         if config.server.no_auth {
             writeln!(out, "nobody is asked for a token (--no-auth)")?;
+        } else if out.is_terminal() {
+            if let Some(link) = server.first_link()? {
+                writeln!(out, "open it with   {link}")?;
+                writeln!(out, "which works once, for ten minutes; another one: reattach open")?;
+                writeln!(out, "for a phone:   reattach pair")?;
+            }
         } else {
-            writeln!(
-                out,
-                "the token that the page asks for: {}",
-                data_dir.join("token").display()
-            )?;
+            // What a log keeps should open nothing.
+            writeln!(out, "to let a browser in: reattach open; a phone: reattach pair")?;
         }
     }
     Ok(out.flush()?)
@@ -270,6 +274,11 @@ fn server_config(config: &Config, data_dir: &Path, notifier: Arc<Notifier>) -> S
         allowed_hosts: config.server.allowed_hosts.clone(),
         project_roots: config.server.project_roots.clone(),
         no_auth: config.server.no_auth,
+        proxy: (!config.auth.proxy_networks.is_empty()).then(|| Proxy {
+            header: config.auth.proxy_header.clone(),
+            networks: config.auth.proxy_networks.clone(),
+            scope: config.auth.proxy_scope,
+        }),
         data_dir: data_dir.to_owned(),
         socket,
         limits,

@@ -1,10 +1,12 @@
-//! One connection to a server: TCP, or TLS over TCP.
+//! One connection to a server: TCP, TLS over TCP, or the local socket.
 //!
 //! Knows sockets. Must not know what is said over them.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustls::{ClientConnection, StreamOwned};
 
@@ -20,6 +22,8 @@ pub enum Stream {
     Plain(TcpStream),
     /// With TLS, whose handshake is done.
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    /// By way of the file system.
+    Local(UnixStream),
 }
 
 /// Why there is none.
@@ -63,12 +67,25 @@ impl Stream {
         Ok(Self::Tls(Box::new(StreamOwned::new(connection, tcp))))
     }
 
-    /// The socket below.
-    #[must_use]
-    pub fn tcp(&self) -> &TcpStream {
+    /// A connection by the local socket, with the same waits.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn local(stream: UnixStream) -> io::Result<Self> {
+        stream.set_read_timeout(Some(limits::CLIENT_CONNECT))?;
+        stream.set_write_timeout(Some(limits::CLIENT_CONNECT))?;
+        Ok(Self::Local(stream))
+    }
+
+    /// How long a read waits.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn set_read_timeout(&self, wait: Option<Duration>) -> io::Result<()> {
         match self {
-            Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => tls.get_ref(),
+            Self::Plain(tcp) => tcp.set_read_timeout(wait),
+            Self::Tls(tls) => tls.get_ref().set_read_timeout(wait),
+            Self::Local(local) => local.set_read_timeout(wait),
         }
     }
 
@@ -77,7 +94,11 @@ impl Stream {
     /// # Errors
     /// As the system says.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        self.tcp().set_nonblocking(nonblocking)
+        match self {
+            Self::Plain(tcp) => tcp.set_nonblocking(nonblocking),
+            Self::Tls(tls) => tls.get_ref().set_nonblocking(nonblocking),
+            Self::Local(local) => local.set_nonblocking(nonblocking),
+        }
     }
 }
 
@@ -105,6 +126,7 @@ impl Read for Stream {
         match self {
             Self::Plain(tcp) => tcp.read(bytes),
             Self::Tls(tls) => tls.read(bytes),
+            Self::Local(local) => local.read(bytes),
         }
     }
 }
@@ -114,6 +136,7 @@ impl Write for Stream {
         match self {
             Self::Plain(tcp) => tcp.write(bytes),
             Self::Tls(tls) => tls.write(bytes),
+            Self::Local(local) => local.write(bytes),
         }
     }
 
@@ -121,12 +144,17 @@ impl Write for Stream {
         match self {
             Self::Plain(tcp) => tcp.flush(),
             Self::Tls(tls) => tls.flush(),
+            Self::Local(local) => local.flush(),
         }
     }
 }
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.tcp().as_fd()
+        match self {
+            Self::Plain(tcp) => tcp.as_fd(),
+            Self::Tls(tls) => tls.get_ref().as_fd(),
+            Self::Local(local) => local.as_fd(),
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! Where the server is, and what opens it.
 //!
-//! Knows `server.json`, the `token` file, `--server` and `REATTACH_TOKEN`. Must not know what is
+//! Knows `server.json`, the local socket, the `token` file, `--server` and `REATTACH_TOKEN`. Must not know what is
 //! then said to the server.
 
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -165,11 +166,11 @@ impl Target {
     /// `Exit::Unreachable` when no server says that it runs there, `Exit::Data` when what it left
     /// there cannot be read.
     pub fn find(&self) -> Result<Address, Failure> {
-        let from_env = std::env::var("REATTACH_TOKEN").ok().filter(|token| !token.is_empty());
+        let from_env = token_from_env();
         match self {
             Self::Url(base) => Ok(Address { base: base.clone(), token: from_env.map(Token) }),
             Self::DataDir(dir) => {
-                let base = read_server_json(dir)?;
+                let base = base_of(dir, &read_server_json(dir)?)?;
                 let token = match from_env {
                     Some(token) => Some(token),
                     None => read_token(dir)?,
@@ -177,6 +178,19 @@ impl Target {
                 Ok(Address { base, token: token.map(Token) })
             }
         }
+    }
+
+    /// A connection by the local socket, which asks for no token; `None` if that is not the way. A
+    /// token in the environment is meant to be used, and so is an address. Where the socket does
+    /// not answer, the address in `server.json` and the token's file are left.
+    #[must_use]
+    pub fn local(&self) -> Option<UnixStream> {
+        let Self::DataDir(dir) = self else { return None };
+        if token_from_env().is_some() {
+            return None;
+        }
+        let json = read_server_json(dir).ok()?;
+        UnixStream::connect(json["socket"].as_str()?).ok()
     }
 
     /// The flags that lead another command to the same server.
@@ -215,8 +229,12 @@ pub fn data_dir(given: Option<&Path>) -> Result<PathBuf, Failure> {
         })
 }
 
-fn read_server_json(dir: &Path) -> Result<Base, Failure> {
-    let path = dir.join("server.json");
+fn token_from_env() -> Option<String> {
+    std::env::var("REATTACH_TOKEN").ok().filter(|token| !token.is_empty())
+}
+
+fn read_server_json(dir: &Path) -> Result<Value, Failure> {
+    let path = server_json(dir);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error)
@@ -231,10 +249,17 @@ fn read_server_json(dir: &Path) -> Result<Base, Failure> {
         }
         Err(error) => return Err(unreadable(&path, &error.to_string())),
     };
-    let json: Value =
-        serde_json::from_str(&text).map_err(|error| unreadable(&path, &error.to_string()))?;
+    serde_json::from_str(&text).map_err(|error| unreadable(&path, &error.to_string()))
+}
+
+fn base_of(dir: &Path, json: &Value) -> Result<Base, Failure> {
+    let path = server_json(dir);
     let url = json["url"].as_str().ok_or_else(|| unreadable(&path, "it names no url"))?;
     Base::parse(url).map_err(|failure| unreadable(&path, &failure.message))
+}
+
+fn server_json(dir: &Path) -> PathBuf {
+    dir.join("server.json")
 }
 
 fn read_token(dir: &Path) -> Result<Option<String>, Failure> {

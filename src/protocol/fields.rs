@@ -25,7 +25,7 @@ impl std::fmt::Display for BadField {
 impl std::error::Error for BadField {}
 
 /// A JSON object that gives each of its fields away once.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Fields(Map<String, Value>);
 
 impl Fields {

@@ -49,6 +49,8 @@ pub enum ErrorCode {
     StoreUnavailable,
     /// Nothing new starts any more.
     ShuttingDown,
+    /// The credential's scope does not allow it.
+    Forbidden,
     /// A bug of ours.
     InternalError,
 }

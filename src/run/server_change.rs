@@ -33,7 +33,7 @@ pub enum ServerChange {
         /// Its new end, for one that is prolonged by being used.
         expires_at: Option<Millis>,
     },
-    /// It opens nothing any more.
+    /// It opens nothing any more, nor do the devices that came by it.
     CredentialRevoked {
         /// Which.
         id: CredentialId,
@@ -99,6 +99,8 @@ pub struct CredentialRow {
     pub hash: [u8; 32],
     /// What it opens.
     pub scope: Scope,
+    /// The token that a device came by: it ends with it.
+    pub parent: Option<CredentialId>,
     /// When it was made.
     pub created_at: Millis,
     /// When it ends by itself.

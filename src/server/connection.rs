@@ -19,11 +19,12 @@ use crate::notify::presence::Presence;
 use crate::protocol::gateway::{Ack, GatewayFrame};
 use crate::protocol::message::decode;
 use crate::registry::{self, AnnouncementCursor, Pending, Refusal, Registry, Sent};
-use crate::run::event::{AnswerState, By};
+use crate::run::event::AnswerState;
 use crate::run::id::{Millis, Position, SessionId};
 use crate::run::log::Settled;
 use crate::run::wake::Waker;
 use crate::server::allowance::Allowance;
+use crate::server::auth::{Auth, Caller, Pass};
 use crate::server::counted::Counted;
 use crate::server::error_code;
 use crate::server::news::{self, News};
@@ -60,8 +61,10 @@ pub struct Parts<'a> {
     pub limits: &'a Limits,
     /// What it is told on open.
     pub greeting: Greeting,
-    /// Who acts through it.
-    pub by: By,
+    /// Who may come in.
+    pub auth: &'a Auth,
+    /// Who came in.
+    pub caller: Caller,
 }
 
 /// Serves a WebSocket whose handshake is done, to its end, and says how that came: our close code
@@ -130,6 +133,8 @@ struct Connection<'a> {
     retry_at: Option<Instant>,
     heartbeat: Heartbeat,
     allowance: Allowance,
+    /// What the client came in by.
+    pass: Pass,
 }
 
 /// The registry forgets the connection however it ends.
@@ -146,12 +151,14 @@ impl<'a> Connection<'a> {
     fn open(socket: Box<WebSocket<Counted>>, waiter: &'a Waiter, parts: Parts<'a>) -> Box<Self> {
         let waker = Waker::new(Box::new(waiter.bell()));
         let now = Instant::now();
+        let pass = Pass::of(&parts.caller, waiter.bell());
         Box::new(Self {
             more_input: true,
             socket,
             waiter,
-            subscriber: Subscriber::new(parts.greeting.clone(), parts.by.clone()),
-            tally: Tally::new(parts.metrics.client(Tally::transport(&parts.by))),
+            pass,
+            subscriber: Subscriber::new(parts.greeting.clone(), &parts.caller),
+            tally: Tally::new(parts.metrics.client(Tally::transport(&parts.caller.by))),
             viewer: Viewer::default(),
             news: News::new(parts.registry.broadcasts().join(&waker)),
             waker,
@@ -177,6 +184,9 @@ impl<'a> Connection<'a> {
         }
         if self.waiter.order() == Order::Stop {
             return Err(End::ByUs(CloseCode::Away, "the server stops"));
+        }
+        if self.pass.is_over() {
+            return Err(End::ByUs(CloseCode::Library(4500), "the credential has ended"));
         }
         if ready.writable {
             self.flush()?;
@@ -211,6 +221,7 @@ impl<'a> Connection<'a> {
             self.backlog.then(|| self.progress + millis(self.parts.limits.stall_ms)),
             self.deaf_until,
             self.retry_at,
+            self.pass.deadline(now),
         ];
         let deadline = deadlines.into_iter().flatten().min();
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(now));
@@ -238,6 +249,7 @@ impl<'a> Connection<'a> {
             };
             self.heartbeat.answered = true;
             self.heartbeat.heard = Some(Instant::now());
+            self.parts.auth.used_by(&self.parts.caller);
             if !matches!(message, Message::Pong(_)) && !self.allowance.take(Instant::now()) {
                 return Err(End::ByUs(CloseCode::Library(4002), "too many messages"));
             }

@@ -10,6 +10,7 @@ pub mod connection;
 mod counted;
 pub mod crowd;
 pub mod http;
+pub mod links;
 pub mod listener;
 pub mod local;
 mod monitor;
@@ -31,7 +32,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use serde_json::{Value, json};
 
 use crate::limits::{self, Limits};
 use crate::metrics::Metrics;
@@ -40,15 +40,17 @@ use crate::protocol::gateway::FrameLimits;
 use crate::protocol::message::ErrorCode;
 use crate::provider::Provider;
 use crate::registry::{Engine, OUTCOMES, RefusalCode, Registry, Workers};
-use crate::run::event::By;
+use crate::run::id::Millis;
+use crate::server::api::query::decode;
 use crate::server::api::{Api, uploads};
-use crate::server::auth::{Auth, Credential, Login};
+use crate::server::auth::{Auth, AuthConfig, AuthError, Caller, Proxy, Scope, scope};
 use crate::server::crowd::Caps;
 use crate::server::http::exchange::Exchange;
 use crate::server::http::gate::{BadUrl, Gate};
 use crate::server::http::head::Head;
 use crate::server::http::response::{Refused, Response};
 use crate::server::http::{Answer, Request, Site, Upgrade, converse};
+use crate::server::links::Links;
 use crate::server::listener::{Listener, Rest, Serve};
 use crate::server::local::SocketFile;
 use crate::server::sse::Follow;
@@ -74,6 +76,8 @@ pub struct ServerConfig {
     pub public_url: String,
     /// Let everybody in.
     pub no_auth: bool,
+    /// A proxy that logs people in, or says whom it speaks for.
+    pub proxy: Option<Proxy>,
     /// Directories under which sessions may live. Those that do not exist count for nothing.
     pub project_roots: Vec<PathBuf>,
     /// The names that a session's `provider` may have.
@@ -126,13 +130,13 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
-    /// The token cannot be read or made.
+    /// The token cannot be read or made, or the other credentials cannot be read.
     #[error("cannot use the token in {}: {source}", dir.display())]
     Token {
         /// The data directory.
         dir: PathBuf,
-        /// What the system says.
-        source: io::Error,
+        /// What the system or the store says.
+        source: AuthError,
     },
     /// No thread or descriptor is to be had.
     #[error(transparent)]
@@ -148,6 +152,8 @@ pub struct Server {
     /// Where metrics are told without a credential.
     monitor: Option<(SocketAddr, Listener)>,
     fatal: Receiver<String>,
+    auth: Arc<Auth>,
+    links: Links,
 }
 
 impl Server {
@@ -184,25 +190,31 @@ impl Server {
         let refused = |source| StartError::Bind { bind, source };
         let socket = TcpListener::bind(bind).map_err(refused)?;
         let address = socket.local_addr().map_err(refused)?;
-        // Made in any case: a client need not know whether it will be asked for.
-        let token = auth::load_token(&config.data_dir);
-        let token =
-            token.map_err(|source| StartError::Token { dir: config.data_dir.clone(), source })?;
-        let path = format!("{}/", gate.base_path());
-        let auth = match config.no_auth {
-            true => Auth::open(),
-            false => Auth::with_token(&token, address.port(), &path, gate.is_https()),
+        let auth = AuthConfig {
+            no_auth: config.no_auth,
+            data_dir: config.data_dir.clone(),
+            port: address.port(),
+            path: format!("{}/", gate.base_path()),
+            secure: gate.is_https(),
+            proxy: config.proxy,
         };
+        let dir = config.data_dir.clone();
+        let auth = Auth::new(auth, registry.clone(), &readers, Millis::now())
+            .map_err(|source| StartError::Token { dir, source })?;
+        let auth = Arc::new(auth);
+        let links = Links::new(address, &config.public_url);
         let roots = config.project_roots.iter().filter_map(|root| root.canonicalize().ok());
         let front = Front {
             gate,
-            auth,
+            auth: auth.clone(),
             page: config.page,
             limits: config.limits.clone(),
             api: Api {
                 uploads: swept(Uploads::of(&config.data_dir), &readers),
                 registry,
                 readers,
+                auth: auth.clone(),
+                links: links.clone(),
                 project_roots: roots.collect(),
                 providers: config.providers,
                 agents: config.agents,
@@ -237,7 +249,7 @@ impl Server {
         }
         let socket = config.socket.filter(|_| file.is_some());
         let listener = Listener::start(doors, file, caps, serve, report)?;
-        Ok(Self { address, socket, listener, monitor, fatal })
+        Ok(Self { address, socket, listener, monitor, fatal, auth, links })
     }
 
     /// Where it listens.
@@ -256,6 +268,15 @@ impl Server {
     #[must_use]
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.monitor.as_ref().map(|(address, _)| *address)
+    }
+
+    /// A link that lets one browser in, once, as its owner's; it is for the owner's eyes alone.
+    ///
+    /// # Errors
+    /// If the system has no randomness to give.
+    pub fn first_link(&self) -> io::Result<Option<String>> {
+        let (code, _) = self.auth.issue_code(Scope::Admin, None, None, Millis::now())?;
+        Ok(self.links.with(&code).into_iter().next())
     }
 
     /// Says so once if accepting had to stop: the process must end.
@@ -312,7 +333,7 @@ fn open_local(path: &Path) -> Option<(Door, SocketFile)> {
 #[derive(Debug)]
 struct Front {
     gate: Gate,
-    auth: Auth,
+    auth: Arc<Auth>,
     limits: Limits,
     api: Api,
     page: fn(&str) -> Option<PageFile>,
@@ -324,25 +345,29 @@ impl Front {
         let front = self.clone();
         match converse(&stream, peer, waiter, &**self)? {
             Upgrade::WebSocket { request, leftover } => {
-                let by = api::sender(request.credential, &request.head.headers);
+                // Whoever is nobody was not let through to it.
+                let caller = request.caller?;
                 let id = request.id;
                 Some(Box::new(move |waiter| {
                     let opened = Instant::now();
-                    let end = front.serve_websocket(stream, leftover, waiter, by);
+                    let end = front.serve_websocket(stream, leftover, waiter, caller);
                     access::closed(&id, opened.elapsed(), end);
                 }))
             }
-            Upgrade::Events { events, .. } => {
-                Some(Box::new(move |waiter| front.serve_events(stream, waiter, events)))
+            Upgrade::Events { request, events } => {
+                let caller = request.caller?;
+                let serve = move |waiter: &_| front.serve_events(stream, waiter, events, caller);
+                Some(Box::new(serve))
             }
         }
     }
 
-    fn serve_events(&self, stream: Stream, waiter: &Waiter, follow: Follow) {
+    fn serve_events(&self, stream: Stream, waiter: &Waiter, follow: Follow, caller: Caller) {
         let parts = sse::Parts {
             registry: &self.api.registry,
             metrics: &self.api.metrics,
             limits: &self.limits,
+            caller,
         };
         sse::serve(stream, waiter, follow, parts);
     }
@@ -352,7 +377,7 @@ impl Front {
         stream: Stream,
         leftover: Vec<u8>,
         waiter: &Waiter,
-        by: By,
+        caller: Caller,
     ) -> Option<(u16, &'static str)> {
         let parts = connection::Parts {
             registry: &self.api.registry,
@@ -369,37 +394,14 @@ impl Front {
                 },
                 epoch: self.api.registry.epoch(),
             },
-            by,
+            auth: &self.auth,
+            caller,
         };
         connection::serve(stream, leftover, waiter, parts)
     }
-
-    fn login(&self, request: &Request) -> Response {
-        let body: Option<Value> = serde_json::from_slice(&request.body).ok();
-        let code = body.as_ref().and_then(|body| body.get("code")).and_then(Value::as_str);
-        let Some(code) = code else {
-            let message = "code must be a string: the token.";
-            return Response::error(StatusCode::BAD_REQUEST, "INVALID_FIELD", message);
-        };
-        match self.auth.login(code, Instant::now()) {
-            Login::Welcome(cookie) => {
-                let welcome = Response::json(StatusCode::OK, &json!({ "ok": true }));
-                match cookie {
-                    Some(cookie) => welcome.with("Set-Cookie", cookie),
-                    None => welcome,
-                }
-            }
-            Login::Wrong => unauthorized("That is not the token.").into(),
-            Login::Wait(seconds) => {
-                let message = "Too many wrong tokens; try again later.";
-                Response::error(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_ATTEMPTS", message)
-                    .with("Retry-After", seconds.to_string())
-            }
-        }
-    }
 }
 
-/// Where a browser exchanges the token for a cookie.
+/// Where a browser exchanges a code or a token for a cookie.
 const LOGIN: &str = "/api/v1/login";
 
 impl Site for Front {
@@ -413,19 +415,34 @@ impl Site for Front {
         u64::try_from(self.limits.message_bytes_max).unwrap_or(u64::MAX)
     }
 
-    fn credential(&self, head: &Head, _: Peer) -> Result<Option<Credential>, Refused> {
-        let credential = self.auth.credential(&head.headers);
+    fn caller(&self, head: &Head, peer: Peer) -> Result<Option<Caller>, Refused> {
+        let found = self.auth.identify(&head.headers, peer, Millis::now());
+        let wrong = match found {
+            Ok(Some(caller)) => {
+                check_scope(head, &caller)?;
+                return Ok(Some(caller));
+            }
+            Ok(None) => None,
+            Err(wrong) => Some(wrong),
+        };
         let reading = matches!(head.method, Method::GET | Method::HEAD);
         let open = match head.path.as_str() {
             "/healthz" | "/readyz" => true,
             LOGIN => head.method == Method::POST,
             path => reading && (path == self.gate.base_path() || (self.page)(path).is_some()),
         };
-        if credential.is_none() && !open {
-            let message = "Send the token: Authorization: Bearer TOKEN, or log in for a cookie.";
-            return Err(unauthorized(message));
+        if open {
+            return Ok(None);
         }
-        Ok(credential)
+        if let Some(wrong) = wrong
+            && self.auth.guessed(wrong, &head.headers, peer).is_err()
+        {
+            let message = "Too many wrong tokens; try again later.";
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            return Err(Refused::new(status, "TOO_MANY_ATTEMPTS", message));
+        }
+        let message = "Send a token: Authorization: Bearer TOKEN, or log in for a cookie.";
+        Err(Refused::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message))
     }
 
     fn told(&self, exchange: &Exchange<'_>) {
@@ -459,13 +476,20 @@ impl Site for Front {
             None if path == self.gate.base_path() && reading => {
                 Response::empty(StatusCode::PERMANENT_REDIRECT).with("Location", format!("{path}/"))
             }
-            None if path == LOGIN && request.head.method == Method::POST => self.login(request),
             None => self.api.answer(request).unwrap_or_else(|| {
                 let message = "There is nothing at this path.";
                 Response::error(StatusCode::NOT_FOUND, "NOT_FOUND", message)
             }),
         };
-        Answer::Response(response)
+        let headers = &request.head.headers;
+        let renewal = request.caller.as_ref();
+        let renewal = renewal.and_then(|who| self.auth.renewal(who, headers, Millis::now()));
+        Answer::Response(match renewal {
+            Some(cookie) if !response.headers.iter().any(|(name, _)| *name == "Set-Cookie") => {
+                response.with("Set-Cookie", cookie)
+            }
+            _ => response,
+        })
     }
 }
 
@@ -473,6 +497,23 @@ impl Site for Front {
 fn swept(uploads: Uploads, readers: &Readers) -> Uploads {
     uploads.sweep(|session| matches!(readers.session_view(session), Ok(None)));
     uploads
+}
+
+/// Refuses what the caller's scope does not cover before anything of its body is read.
+fn check_scope(head: &Head, caller: &Caller) -> Result<(), Refused> {
+    let Some(path) = head.path.strip_prefix("/api/v1/") else { return Ok(()) };
+    // What cannot be decoded has its own answer.
+    let Ok(segments) = path.split('/').map(decode).collect::<Result<Vec<_>, _>>() else {
+        return Ok(());
+    };
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    match scope::of_request(head.method.as_str(), &segments) {
+        Some(needed) if caller.scope < needed => {
+            let message = scope::forbidden(needed);
+            Err(Refused::new(StatusCode::FORBIDDEN, "FORBIDDEN", &message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A file of the page, or that the browser has it already.
@@ -487,10 +528,6 @@ fn page_file(file: PageFile, head: &Head) -> Response {
     };
     // Asked about at each use, so that a new program's page is seen at once.
     response.with("Cache-Control", "no-cache").with("ETag", file.etag)
-}
-
-fn unauthorized(message: &str) -> Refused {
-    Refused::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
 }
 
 /// The wire's word for a refusal.

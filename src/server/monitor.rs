@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use ::http::{Method, StatusCode};
 
 use crate::server::access;
-use crate::server::auth::Credential;
+use crate::server::auth::Caller;
 use crate::server::http::exchange::Exchange;
 use crate::server::http::gate::Gate;
 use crate::server::http::head::Head;
@@ -47,7 +47,7 @@ impl Site for Monitor {
         0
     }
 
-    fn credential(&self, _: &Head, _: Peer) -> Result<Option<Credential>, Refused> {
+    fn caller(&self, _: &Head, _: Peer) -> Result<Option<Caller>, Refused> {
         Ok(None)
     }
 

@@ -21,6 +21,7 @@ use crate::run::id::{
 };
 use crate::run::log::Settled;
 use crate::run::state::AnswerRequest;
+use crate::server::auth::{Caller, Scope, scope};
 use crate::server::statement::statement;
 
 /// How our own command line names itself, before its version.
@@ -129,6 +130,9 @@ pub struct QueuedPrompt {
 pub struct Subscriber<T> {
     greeting: Greeting,
     by: By,
+    /// Whether it is ours to say what the client is called.
+    named: bool,
+    scope: Scope,
     subscriptions: BTreeMap<SessionId, Subscription>,
     /// Subscriptions that have something to read; one leaves only when a read says so (I4c).
     behind: BTreeSet<SessionId>,
@@ -174,10 +178,12 @@ struct Reply<T> {
 
 impl<T: Ticket> Subscriber<T> {
     /// A client that just came; `greet` it first.
-    pub fn new(greeting: Greeting, by: By) -> Self {
+    pub fn new(greeting: Greeting, caller: &Caller) -> Self {
         Self {
             greeting,
-            by,
+            by: caller.by.clone(),
+            named: caller.is_named(),
+            scope: caller.scope,
             subscriptions: BTreeMap::new(),
             behind: BTreeSet::new(),
             last_read: None,
@@ -211,6 +217,12 @@ impl<T: Ticket> Subscriber<T> {
         let reference = frame.reference;
         let step = match frame.message {
             Err(malformed) => say_error(malformed, reference),
+            Ok(message) if scope::of_frame(&message) > self.scope => {
+                let error = scope::forbidden(scope::of_frame(&message));
+                let session = named_session(&message);
+                let malformed = Malformed { code: ErrorCode::Forbidden, error, session };
+                say_error(malformed, reference)
+            }
             Ok(ClientMessage::Hello { client, .. }) => {
                 self.introduce(client);
                 Step::Say(self.hello(), reference)
@@ -483,9 +495,11 @@ impl<T: Ticket> Subscriber<T> {
     /// A client names itself: kept for the record of who did what.
     fn introduce(&mut self, client: Option<String>) {
         let Some(client) = client.filter(|client| !client.trim().is_empty()) else { return };
-        self.by.name = client.chars().take(64).collect();
-        if self.by.kind == ByKind::Api && self.by.name.starts_with(CLI) {
+        if self.by.kind == ByKind::Api && client.starts_with(CLI) {
             self.by.kind = ByKind::Cli;
+        }
+        if !self.named {
+            self.by.name = client.chars().take(64).collect();
         }
     }
 
@@ -537,6 +551,16 @@ impl Subscription {
     fn pass_mark(&mut self, session_id: SessionId) -> Option<GatewayFrame> {
         let mark = self.mark.take_if(|mark| self.cursor >= mark.at)?;
         Some(GatewayFrame::CaughtUp { session_id, run_id: mark.run, seq: mark.seq })
+    }
+}
+
+/// The session that a frame of which nothing comes speaks of, for its error.
+fn named_session(message: &ClientMessage) -> Option<String> {
+    match message {
+        ClientMessage::Send { session, .. } | ClientMessage::Abort { session, .. } => {
+            Some(session.clone())
+        }
+        _ => None,
     }
 }
 

@@ -40,7 +40,8 @@ fn client() -> Subscriber<Fake> {
         limits: FrameLimits { message_bytes_max: 1, event_bytes_max: 1 },
         epoch: LogEpoch::from_u128(9),
     };
-    let mut client = Subscriber::new(greeting, By { kind: ByKind::Api, name: String::new() });
+    let caller = Caller { scope: Scope::Control, ..Caller::nobody(&http::HeaderMap::new()) };
+    let mut client = Subscriber::new(greeting, &caller);
     client.greet();
     assert_eq!(heard(&mut client)[0]["kind"], "hello");
     client

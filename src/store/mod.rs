@@ -19,6 +19,7 @@ mod audit;
 mod backup;
 mod check;
 mod counts;
+mod credentials;
 mod error;
 mod files;
 mod frames;

@@ -351,12 +351,13 @@ CREATE TABLE credential (
   name TEXT NOT NULL,
   hash BLOB NOT NULL UNIQUE CHECK (length(hash) = 32),
   scope TEXT NOT NULL CHECK (scope IN ('read', 'control', 'admin')),
+  parent BLOB CHECK (length(parent) = 16),
   created_ms INTEGER NOT NULL,
   expires_ms INTEGER,
   last_used_ms INTEGER,
   revoked_ms INTEGER
 ) STRICT;
-CREATE TRIGGER credential_fixed BEFORE UPDATE OF cid, kind, hash, scope, created_ms ON credential
+CREATE TRIGGER credential_fixed BEFORE UPDATE OF cid, kind, hash, scope, parent, created_ms ON credential
 BEGIN
   SELECT RAISE(ABORT, 'what a credential opens never changes');
 END;

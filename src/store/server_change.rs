@@ -48,7 +48,8 @@ fn apply(conn: &Connection, change: &ServerChange) -> rusqlite::Result<()> {
             params![id.as_bytes(), at.0, expires_at.map(|at| at.0)],
         ),
         ServerChange::CredentialRevoked { id, at } => run(
-            "UPDATE credential SET revoked_ms = ?2 WHERE cid = ?1 AND revoked_ms IS NULL",
+            "UPDATE credential SET revoked_ms = ?2 \
+             WHERE (cid = ?1 OR parent = ?1) AND revoked_ms IS NULL",
             params![id.as_bytes(), at.0],
         ),
         ServerChange::Audit { by, what, detail, at } => {
@@ -63,10 +64,17 @@ fn apply(conn: &Connection, change: &ServerChange) -> rusqlite::Result<()> {
     }
 }
 
+/// A new one. Devices that have ended long ago go, so that the table stays small; tokens stay, so
+/// that one that was revoked is known as such for good.
 fn add_credential(conn: &Connection, row: &CredentialRow) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "INSERT INTO credential (cid, kind, name, hash, scope, created_ms, expires_ms, \
-         last_used_ms, revoked_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "DELETE FROM credential WHERE kind = 'device' \
+         AND min(ifnull(revoked_ms, ?1), ifnull(expires_ms, ?1)) < ?1",
+    )?
+    .execute([row.created_at.0.saturating_sub(limits::DEVICE_MS)])?;
+    conn.prepare_cached(
+        "INSERT INTO credential (cid, kind, name, hash, scope, parent, created_ms, expires_ms, \
+         last_used_ms, revoked_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
         row.id.as_bytes(),
@@ -74,6 +82,7 @@ fn add_credential(conn: &Connection, row: &CredentialRow) -> rusqlite::Result<()
         row.name,
         row.hash,
         to_word(row.scope),
+        row.parent.as_ref().map(|id| id.as_bytes()),
         row.created_at.0,
         row.expires_at.map(|at| at.0),
         row.last_used_at.map(|at| at.0),

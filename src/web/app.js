@@ -89,17 +89,25 @@ function askForToken() {
   $('code').focus();
 }
 
+// Why a code or token did not open, or an empty text if it did.
+async function logIn(code) {
+  try {
+    await call('POST', 'api/v1/login', { code });
+    return '';
+  } catch (problem) {
+    return problem.message;
+  }
+}
+
 $('login-form').addEventListener('submit', async (event) => {
   event.preventDefault();
   $('login-error').textContent = '';
-  try {
-    await call('POST', 'api/v1/login', { code: $('code').value.trim() });
-    $('code').value = '';
-    $('state').hidden = false;
-    start();
-  } catch (problem) {
-    $('login-error').textContent = problem.message;
-  }
+  const why = await logIn($('code').value.trim());
+  $('login-error').textContent = why;
+  if (why) return;
+  $('code').value = '';
+  $('state').hidden = false;
+  start();
 });
 
 $('reload').addEventListener('click', () => location.reload());
@@ -517,9 +525,24 @@ function start() {
 }
 
 // Somebody has followed a link to a session, or changed the address.
-window.addEventListener('hashchange', () => {
+window.addEventListener('hashchange', async () => {
+  if (await useCode()) start();
   const wanted = new URLSearchParams(location.hash.slice(1)).get('s');
   if (wanted && wanted !== opened?.id) open(wanted);
 });
 
+// A link may carry a code that opens once. It leaves the address before anything else happens, so
+// that it is in no history and no bookmark. Whoever is in already goes on as they are.
+async function useCode() {
+  const parts = new URLSearchParams(location.hash.slice(1));
+  const code = parts.get('code');
+  if (code === null) return false;
+  parts.delete('code');
+  const rest = parts.toString();
+  history.replaceState(null, '', `${location.pathname}${location.search}${rest ? `#${rest}` : ''}`);
+  $('login-error').textContent = await logIn(code);
+  return true;
+}
+
+await useCode();
 start();

@@ -166,6 +166,7 @@ function reason(code) {
     case 1006: return ''; // it just broke off
     case 4000: return 'this device was too slow';
     case 4001: return 'no sign of life from this device';
+    case 4500: return 'this device was logged out';
     default: return `closed (${code})`;
   }
 }

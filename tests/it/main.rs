@@ -15,6 +15,7 @@
 )]
 #![cfg(not(any(loom, shuttle)))]
 
+mod access;
 mod bench;
 mod cli;
 mod config;

@@ -99,6 +99,17 @@ env = { PUPPET_PORT = "${puppetPort}" }
     return answer.json();
   }
 
+  async send(method, what, body) {
+    const answer = await fetch(`${this.url}api/v1/${what}`, {
+      method,
+      headers: { Authorization: `Bearer ${this.token}`, 'Content-Type': 'application/json' },
+      body: body === undefined ? undefined : JSON.stringify(body),
+      signal: AbortSignal.timeout(WAIT_MS),
+    });
+    check(answer.ok, `${method} ${what}: ${answer.status}`);
+    return answer.status === 204 ? null : answer.json();
+  }
+
   /** The whole log of a session. */
   async events(session) {
     const items = [];

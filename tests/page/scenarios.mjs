@@ -34,6 +34,34 @@ export async function aWrongTokenIsRefusedAndTheRightOneRemembered({ browser, se
   check(!kept.includes(server.token), 'scripts can read the token');
 }
 
+export async function aLinkLetsOneBrowserInUntilItIsLoggedOut({ browser, server }) {
+  const { links: [link], code } = await server.send('POST', 'pair', { scope: 'control', name: 'a phone' });
+  const page = await browser.page(server.url);
+  const asked = [];
+  page.on('request', (request) => asked.push(request.url()));
+  await page.goto(link);
+  await page.waitForSelector(LIVE);
+  check(await page.locator('#login').isHidden(), 'a link asks for a token');
+  check(!page.url().includes('code'), `the code stays in the address: ${page.url()}`);
+  check(!asked.some((url) => url.includes(code)), 'the code is in a request\'s address');
+  await page.reload();
+  await page.waitForSelector(LIVE);
+
+  // It opens once: whoever finds it afterwards is told so, and asked.
+  const other = await browser.page(server.url);
+  await other.goto(link);
+  await see(other, '#login-error', 'opens once');
+  check(await other.locator('#page').isHidden(), 'a used link opens');
+  check(!other.url().includes('code'), 'a used code stays in the address');
+  await looksRight(other, 'used-link');
+
+  const { items } = await server.get('devices');
+  const device = items.find((one) => one.name === 'a phone');
+  await server.send('DELETE', `devices/${device.id}`);
+  await page.waitForFunction(() => !document.querySelector('#login').hidden);
+  check(await page.locator('#page').isHidden(), 'a device that was logged out still shows sessions');
+}
+
 export async function aDirectoryThatIsNotThereIsSaid({ browser, server }) {
   const page = await browser.page(server.url);
   browser.allow(/status of 400/);

@@ -1,11 +1,12 @@
 //! Every key of `config.toml` but the providers', in one table: its default, what it may be, where
 //! it goes.
 
-use super::{Config, ConfigError, Origin, value};
+use super::{Auth, Config, ConfigError, Origin, value};
 use crate::limits::{
     EVENT_BYTES_CEILING, JOURNAL_BYTES_FLOOR, JOURNAL_LINE_PART, LINE_HEAD_BYTES, Limits,
     UPLOAD_BYTES_CEILING,
 };
+use crate::server::auth::scope;
 
 /// A value as it was given.
 #[derive(Debug)]
@@ -136,6 +137,40 @@ pub const KEYS: &[Key] = &[
         "Where sessions may live and the folder picker may look: absolute, or from ~/.",
         |c, v| {
             c.server.project_roots = v.strings()?.into_iter().map(Into::into).collect();
+            Ok(())
+        },
+    ),
+    key(
+        "auth",
+        "proxy_header",
+        "\"\"",
+        "The header in which a proxy that logs people in says who they are, \"Remote-User\" say. It \
+         counts from proxy_networks alone.",
+        |c, v| {
+            c.auth.proxy_header = value::header(&v.string()?)?;
+            Ok(())
+        },
+    ),
+    key(
+        "auth",
+        "proxy_networks",
+        "[]",
+        "Where that proxy connects from: addresses or networks, \"10.0.0.2/32\" say.",
+        |c, v| {
+            c.auth.proxy_networks =
+                v.strings()?.iter().map(|text| value::network(text)).collect::<Result<_, _>>()?;
+            Ok(())
+        },
+    ),
+    key(
+        "auth",
+        "proxy_scope",
+        "\"control\"",
+        "What those may do whom the proxy names: read, control or admin.",
+        |c, v| {
+            let name = v.string()?;
+            c.auth.proxy_scope = scope::named(&name)
+                .ok_or_else(|| format!("must be read, control or admin, not \"{name}\""))?;
             Ok(())
         },
     ),
@@ -279,8 +314,15 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// How values hang together, beyond what each may be by itself.
-pub(super) fn check_relations(limits: &Limits) -> Result<(), ConfigError> {
+pub(super) fn check_relations(limits: &Limits, auth: &Auth) -> Result<(), ConfigError> {
     let relation = |text: String| Err(ConfigError::Relation(text));
+    if auth.proxy_header.is_some() && auth.proxy_networks.is_empty() {
+        return relation(
+            "auth.proxy_header is set and auth.proxy_networks is empty: anybody could send that \
+             header; name the proxy's own address, as proxy_networks = [\"10.0.0.2/32\"]"
+                .to_owned(),
+        );
+    }
     if limits.event_bytes_max > limits.ring_bytes_max / 4 {
         return relation(format!(
             "limits.event_bytes_max is {}, more than a quarter of limits.ring_bytes_max, {}: an \
@@ -308,7 +350,7 @@ pub(super) fn check_relations(limits: &Limits) -> Result<(), ConfigError> {
 
 /// The names of the tables.
 pub(super) fn sections() -> impl Iterator<Item = &'static str> {
-    ["server", "limits", "timeouts", "retention"].into_iter()
+    ["server", "auth", "limits", "timeouts", "retention"].into_iter()
 }
 
 pub(super) fn find(section: &str, name: &str) -> Option<&'static Key> {

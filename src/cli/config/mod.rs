@@ -23,6 +23,7 @@ pub use listing::{Listed, MASK, Place, commented, list};
 use crate::limits::Limits;
 use crate::notify::sink::Sink;
 use crate::provider::Provider;
+use crate::server::auth::Scope;
 use keys::Input;
 
 /// Where a gateway listens if nobody says otherwise.
@@ -33,6 +34,8 @@ pub const BIND_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALH
 pub struct Config {
     /// `[server]`, and the flags that go with it.
     pub server: Server,
+    /// `[auth]`.
+    pub auth: Auth,
     /// `[providers.NAME]`: by name, the demo agent and others among them.
     pub providers: BTreeMap<String, Provider>,
     /// `[limits]`, `[timeouts]` and `[retention]`.
@@ -61,6 +64,17 @@ pub struct Server {
     pub no_auth: bool,
     /// Plain HTTP off loopback is meant. A flag only.
     pub insecure_http: bool,
+}
+
+/// Who is let in beyond devices and tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// The header in which a proxy says who somebody is.
+    pub proxy_header: Option<http::HeaderName>,
+    /// Where that proxy connects from.
+    pub proxy_networks: Vec<ipnet::IpNet>,
+    /// What those may do whom it names.
+    pub proxy_scope: Scope,
 }
 
 /// The flags of `reattach serve` that are configuration.
@@ -174,7 +188,7 @@ impl Config {
         }
         value::expand_roots(&mut config.server.project_roots, world.home().as_deref())
             .map_err(|problem| ConfigError::invalid(roots_from, "server.project_roots", problem))?;
-        keys::check_relations(&config.limits)?;
+        keys::check_relations(&config.limits, &config.auth)?;
         config.check_exposure()?;
         Ok(config)
     }
@@ -192,6 +206,11 @@ impl Config {
                 project_roots: vec![PathBuf::from("~")],
                 no_auth: false,
                 insecure_http: false,
+            },
+            auth: Auth {
+                proxy_header: None,
+                proxy_networks: Vec::new(),
+                proxy_scope: Scope::Control,
             },
             providers: BTreeMap::new(),
             limits: Limits::default(),

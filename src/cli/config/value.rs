@@ -1,7 +1,11 @@
 //! Reading single values: durations, addresses, hosts, URLs, paths.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+
+use http::HeaderName;
+use http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
+use ipnet::IpNet;
 
 /// No duration is longer: a hundred years, which leaves room for sums.
 pub(super) const DURATION_MS_MAX: i64 = 100 * 365 * 86_400_000;
@@ -58,6 +62,31 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     } else {
         Err(format!("must hold host names such as \"box.example.org\", not \"{text}\""))
     }
+}
+
+/// The name of a header; empty is none.
+pub(super) fn header(text: &str) -> Result<Option<HeaderName>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let name = HeaderName::from_bytes(text.as_bytes());
+    // Browsers set these themselves.
+    let free = |name: &HeaderName| ![AUTHORIZATION, COOKIE, HOST, ORIGIN].contains(name);
+    name.ok().filter(free).map(Some).ok_or_else(|| {
+        format!("must be the name of a header such as \"Remote-User\", not \"{text}\"")
+    })
+}
+
+/// An address, or a network as `ADDRESS/BITS`.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let network = network.map_err(|_| {
+        format!("must hold addresses or networks such as \"10.0.0.2/32\", not \"{text}\"")
+    })?;
+    if network.prefix_len() == 0 {
+        return Err(format!("must not hold \"{text}\", which is everybody"));
+    }
+    Ok(network.trunc())
 }
 
 /// What browsers see: empty, or an http or https URL of a host and perhaps a path.

@@ -2,22 +2,26 @@
 //! commit. Must not know sockets or tungstenite.
 
 mod audit;
+mod devices;
 mod events;
 mod health;
+mod login;
 mod notifications;
+mod pair;
 mod permissions;
 mod places;
 pub mod query;
 mod queue;
 mod runs;
 mod sessions;
+mod tokens;
 pub(super) mod uploads;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::limits;
@@ -27,16 +31,16 @@ use crate::protocol::fields::{BadField, Fields};
 use crate::protocol::message::{ErrorCode, session_id};
 use crate::provider::Provider;
 use crate::registry::{Pending, Refusal, Registry, Workers};
-use crate::run::event::{By, ByKind};
+use crate::run::event::By;
 use crate::run::id::{Millis, NativeId, SessionId};
 use crate::run::log::Settled;
 use crate::run::wake::{Bell, Waker};
 use crate::server::api::query::{Query, decode};
-use crate::server::auth::Credential;
+use crate::server::auth::{Auth, Caller, How, Scope, scope};
 use crate::server::http::Request;
 use crate::server::http::response::Response;
+use crate::server::links::Links;
 use crate::server::sse::Follow;
-use crate::server::subscriber::CLI;
 use crate::server::{error_code, view};
 use crate::store::{ReadError, Readers, SessionView, Uploads};
 use crate::sync::Arc;
@@ -48,6 +52,10 @@ pub struct Api {
     pub registry: Arc<Registry>,
     /// Reads.
     pub readers: Arc<Readers>,
+    /// Who may come in.
+    pub auth: Arc<Auth>,
+    /// Where they come in.
+    pub links: Links,
     /// Directories under which sessions may live, resolved.
     pub project_roots: Vec<PathBuf>,
     /// The names that a session's `provider` may have.
@@ -81,6 +89,7 @@ struct Call<'a> {
     api: &'a Api,
     request: &'a Request,
     query: Query,
+    caller: Caller,
     by: By,
     now: Millis,
 }
@@ -98,7 +107,7 @@ impl Api {
                 Err(not_allowed())
             }
             "/healthz" => Ok(Self::health()),
-            "/readyz" => Ok(self.ready(request.credential.is_some())),
+            "/readyz" => Ok(self.ready(request.caller.is_some())),
             "/version" => Ok(self.version()),
             "/metrics" => Ok(self.metrics()),
             _ => {
@@ -117,14 +126,20 @@ impl Api {
         if !is_reading(&request.head.method) || !events::wants_stream(&request.head.headers) {
             return None;
         }
-        let follow = decode(named).and_then(|named| events::follow(&self.call(request)?, &named));
-        Some(follow)
+        let follow = || {
+            let call = self.call(request)?;
+            call.require(Scope::Read)?;
+            events::follow(&call, &decode(named)?)
+        };
+        Some(follow())
     }
 
     fn call<'a>(&'a self, request: &'a Request) -> Result<Call<'a>, Problem> {
         let query = Query::read(&request.head.query)?;
-        let by = sender(request.credential, &request.head.headers);
-        Ok(Call { api: self, request, query, by, now: Millis::now() })
+        let caller = request.caller.clone();
+        let caller = caller.unwrap_or_else(|| Caller::nobody(&request.head.headers));
+        let by = caller.by.clone();
+        Ok(Call { api: self, request, query, caller, by, now: Millis::now() })
     }
 
     fn route(&self, request: &Request, path: &str) -> Outcome {
@@ -135,6 +150,9 @@ impl Api {
             "HEAD" => "GET",
             other => other,
         };
+        if let Some(scope) = scope::of_request(method, &segments) {
+            call.require(scope)?;
+        }
         match (method, segments.as_slice()) {
             ("GET", ["sessions"]) => sessions::list(&call),
             ("POST", ["sessions"]) => sessions::create(&call),
@@ -159,18 +177,25 @@ impl Api {
             ("PATCH", ["projects", id]) => places::edit_project(&call, id),
             ("GET", ["providers"]) => Ok(places::providers(&call)),
             ("GET", ["folders"]) => places::folders(&call),
-            // scope: admin
             ("GET", ["notifications"]) => notifications::list(&call),
-            // scope: admin
             ("POST", ["notifications", "test"]) => notifications::test(&call),
+            ("POST", ["login"]) => login::login(&call),
+            ("POST", ["logout"]) => login::logout(&call),
+            ("POST", ["pair"]) => pair::create(&call),
+            ("GET", ["devices"]) => devices::list(&call),
+            ("DELETE", ["devices", id]) => devices::revoke(&call, id),
+            ("GET", ["tokens"]) => tokens::list(&call),
+            ("POST", ["tokens"]) => tokens::create(&call),
+            ("DELETE", ["tokens", id]) => tokens::revoke(&call, id),
             ("GET", ["permissions"]) => permissions::list(&call),
             ("POST", ["permissions", id]) => permissions::answer(&call, id),
             (
                 _,
                 [
                     "sessions" | "runs" | "permissions" | "projects" | "providers" | "folders"
-                    | "audit",
+                    | "audit" | "login" | "logout" | "pair" | "devices" | "tokens",
                 ]
+                | ["devices" | "tokens", _]
                 | ["sessions" | "runs" | "permissions" | "projects", _]
                 | ["sessions", _, "runs" | "events" | "queue" | "uploads"]
                 | ["sessions", _, "queue" | "uploads", _]
@@ -185,6 +210,20 @@ impl Api {
 }
 
 impl Call<'_> {
+    /// Lets those through who may do as much. Every route has been asked for the scope that
+    /// `scope::of_request` says; this is for what depends on more.
+    fn require(&self, needed: Scope) -> Result<(), Problem> {
+        if self.caller.how == How::Nobody {
+            let message = "Send a token: Authorization: Bearer TOKEN, or log in for a cookie.";
+            let (status, code) = (StatusCode::UNAUTHORIZED, "UNAUTHORIZED".to_owned());
+            return Err(Problem { status, code, message: message.to_owned() });
+        }
+        if self.caller.scope >= needed {
+            return Ok(());
+        }
+        Err(Problem::of(ErrorCode::Forbidden, &scope::forbidden(needed)))
+    }
+
     /// The body's fields.
     fn fields(&self) -> Result<Fields, Problem> {
         let body = serde_json::from_slice::<Value>(&self.request.body).ok();
@@ -317,32 +356,13 @@ impl From<ReadError> for Problem {
     }
 }
 
-/// Who sends a request, for the record of who did what.
-#[must_use]
-pub fn sender(credential: Option<Credential>, headers: &HeaderMap) -> By {
-    let agent = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
-    let agent = agent.unwrap_or_default();
-    // Browsers send these two; under `--no-auth` there is no cookie to tell them by.
-    let browser = headers.contains_key("sec-fetch-site") || headers.contains_key(header::ORIGIN);
-    let kind = match credential {
-        Some(Credential::Cookie) => ByKind::Web,
-        Some(Credential::Open) if browser => ByKind::Web,
-        _ if agent.starts_with(CLI) => ByKind::Cli,
-        _ => ByKind::Api,
-    };
-    let name = match kind {
-        ByKind::Web => String::from("page"),
-        _ => agent.chars().take(64).collect(),
-    };
-    By { kind, name }
-}
-
 fn status_of(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::SessionNotFound
         | ErrorCode::RunNotFound
         | ErrorCode::PermissionNotFound
         | ErrorCode::QueuedPromptNotFound => StatusCode::NOT_FOUND,
+        ErrorCode::Forbidden => StatusCode::FORBIDDEN,
         ErrorCode::RunInProgress
         | ErrorCode::NoActiveRun
         | ErrorCode::PermissionAlreadyResolved => StatusCode::CONFLICT,

@@ -14,6 +14,8 @@ use crate::server::http::response::Refused;
 #[derive(Clone, Debug, Default)]
 pub struct Gate {
     hosts: BTreeSet<String>,
+    /// Any address may be named as a host: all of this machine's are listened on.
+    addresses: bool,
     public_origin: Option<String>,
     base_path: String,
 }
@@ -36,6 +38,7 @@ impl Gate {
         let mut gate = Self::default();
         gate.hosts.extend(["localhost", "127.0.0.1", "[::1]"].map(str::to_owned));
         // An address can't be rebound, as a name can.
+        gate.addresses = bind.is_unspecified();
         if !bind.is_unspecified() {
             gate.hosts.insert(match bind {
                 IpAddr::V4(address) => address.to_string(),
@@ -88,7 +91,7 @@ impl Gate {
             let message = "The Host header is malformed.";
             return Err(Refused::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message));
         };
-        if !self.hosts.contains(&host) {
+        if !self.hosts.contains(&host) && !(self.addresses && is_address(&host)) {
             let message = "This server does not answer to that host name. \
                            Add it to server.allowed_hosts if it should.";
             return Err(Refused::new(StatusCode::MISDIRECTED_REQUEST, "HOST_NOT_ALLOWED", message));
@@ -130,6 +133,11 @@ fn is_followed_link(headers: &HeaderMap) -> bool {
 /// The one value of a header; `None` if it is absent, `Some("")` if it is no text.
 fn text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<&str> {
     headers.get(name).map(|value| value.to_str().unwrap_or_default())
+}
+
+/// Whether a host is written as an address.
+fn is_address(host: &str) -> bool {
+    host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok()
 }
 
 /// The host of `host[:port]`, in lower case; `None` if it cannot be one.
@@ -195,6 +203,17 @@ mod tests {
         }
         assert_eq!(gate.base_path(), "/agents");
         assert!(gate.is_https());
+    }
+
+    #[test]
+    fn who_listens_everywhere_has_many_addresses_and_no_more_names() {
+        let gate = Gate::new("0.0.0.0".parse().expect("an address"), &[], "").expect("a gate");
+        for host in ["192.0.2.7:7878", "[2001:db8::1]:7878", "localhost"] {
+            assert_eq!(status(&gate, &[("host", host)]), 200, "{host}");
+        }
+        for host in ["evil.example", "192.0.2.7.evil.example", "192.0.2", "3221225991", "0x7f.1"] {
+            assert_eq!(status(&gate, &[("host", host)]), 421, "{host}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::time::Instant;
 use http::{Method, StatusCode, Version, header};
 
 use crate::limits;
-use crate::server::auth::Credential;
+use crate::server::auth::{Caller, How};
 use crate::server::http::exchange::{Exchange, REQUEST_ID, RequestId};
 use crate::server::http::gate::Gate;
 use crate::server::http::head::{Head, Parsed};
@@ -35,8 +35,8 @@ pub struct Request {
     pub head: Head,
     /// Who is at the other end of the connection.
     pub peer: Peer,
-    /// How its sender proved who it is; `None` only where `Site::credential` lets it.
-    pub credential: Option<Credential>,
+    /// Who sends it; `None` only where `Site::caller` lets it.
+    pub caller: Option<Caller>,
     /// Its body, whole.
     pub body: Vec<u8>,
     /// Its body, if the site wanted it as a file; the other one is empty then.
@@ -90,7 +90,7 @@ pub trait Site {
     ///
     /// # Errors
     /// If that is not known and what is asked for needs it.
-    fn credential(&self, head: &Head, peer: Peer) -> Result<Option<Credential>, Refused>;
+    fn caller(&self, head: &Head, peer: Peer) -> Result<Option<Caller>, Refused>;
 
     /// Where this request's body is to go, if not into memory. Then it may be of any type and as
     /// large as this allows.
@@ -126,11 +126,11 @@ pub fn converse<S: Site>(
         told.begin(&head);
         let with_body = head.method != Method::HEAD;
         let last = count >= limits::REQUESTS_PER_CONNECTION_MAX || !head.keep_alive;
-        let (credential, body, file) = match admit(&socket, site, &mut head, peer, &mut buffer) {
+        let (caller, body, file) = match admit(&socket, site, &mut head, peer, &mut buffer) {
             Ok(admitted) => admitted,
             Err(end) => return told.refuse(Some(&head), end),
         };
-        let request = Request { id: told.id.clone(), head, peer, credential, body, file };
+        let request = Request { id: told.id.clone(), head, peer, caller, body, file };
         let ends =
             |status: StatusCode| last || waiter.order() > Order::Serve || status.as_u16() >= 400;
         let response = match told.id.span().in_scope(|| site.answer(&request)) {
@@ -202,7 +202,7 @@ impl<'a, S: Site> Told<'a, S> {
     /// Sends its answer; `None` if the client is gone.
     fn send(&self, request: &Request, status: StatusCode, bytes: &[u8]) -> Option<()> {
         let sent = self.socket.send(bytes);
-        let caller = request.credential.map_or("", self::caller);
+        let caller = request.caller.as_ref().map_or("", |caller| how(caller.how));
         self.tell(Some(&request.head), caller, (status, None), bytes.len());
         sent.ok()
     }
@@ -236,11 +236,14 @@ impl<'a, S: Site> Told<'a, S> {
 }
 
 /// How somebody came in, as the log says it.
-const fn caller(credential: Credential) -> &'static str {
-    match credential {
-        Credential::Open => "open",
-        Credential::Bearer => "bearer",
-        Credential::Cookie => "cookie",
+const fn how(how: How) -> &'static str {
+    match how {
+        How::Nobody => "",
+        How::Open => "open",
+        How::Local => "local",
+        How::Bearer => "bearer",
+        How::Cookie => "cookie",
+        How::Proxy => "proxy",
     }
 }
 
@@ -280,7 +283,7 @@ fn read_head(socket: &Socket<'_>, buffer: &mut Vec<u8>) -> Result<Head, End> {
 }
 
 /// Who sends a request, and its body: in memory or in a file.
-type Admitted = (Option<Credential>, Vec<u8>, Option<Arc<Incoming>>);
+type Admitted = (Option<Caller>, Vec<u8>, Option<Arc<Incoming>>);
 
 /// Checks the request from the outside in, and only then reads its body.
 fn admit(
@@ -295,7 +298,7 @@ fn admit(
     if let Some(rest) = head.path.strip_prefix(base).filter(|rest| rest.starts_with('/')) {
         head.path = rest.to_owned();
     }
-    let credential = site.credential(head, peer)?;
+    let caller = site.caller(head, peer)?;
     let mut incoming = site.receive(head)?;
     if incoming.is_none() {
         if head.body_bytes > site.body_bytes_max() {
@@ -314,7 +317,7 @@ fn admit(
         }
         None => body::read(socket, head, buffer)?,
     };
-    Ok((credential, body, incoming.map(Arc::new)))
+    Ok((caller, body, incoming.map(Arc::new)))
 }
 
 /// A body is JSON and says so: a form that another site makes a browser send is not.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::limits;
 use crate::server::http::exchange::{REQUEST_ID, RequestId};
 
 /// Why a request is refused. Every refusal closes the connection.
@@ -158,7 +159,14 @@ impl Response {
 
 impl From<Refused> for Response {
     fn from(refused: Refused) -> Self {
-        Self::error(refused.status, refused.code, &refused.message)
+        let response = Self::error(refused.status, refused.code, &refused.message);
+        match refused.status {
+            StatusCode::TOO_MANY_REQUESTS => {
+                let seconds = limits::LOGIN_REFILL_MS / 1000;
+                response.with("Retry-After", seconds.to_string())
+            }
+            _ => response,
+        }
     }
 }
 

@@ -23,7 +23,7 @@ impl Site for Echo {
         1 << 20
     }
 
-    fn credential(&self, head: &Head, _: Peer) -> Result<Option<Credential>, Refused> {
+    fn caller(&self, head: &Head, _: Peer) -> Result<Option<Caller>, Refused> {
         if head.path == "/locked" {
             return Err(Refused::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "Say who you are."));
         }

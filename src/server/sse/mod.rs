@@ -19,6 +19,7 @@ use crate::protocol::gateway::GatewayFrame;
 use crate::registry::{self, AnnouncementCursor, From, Registry, SubscribeError, Target};
 use crate::run::id::{Millis, Position, Seq};
 use crate::run::wake::Waker;
+use crate::server::auth::{Caller, Pass};
 use crate::server::http::response::Response;
 use crate::server::news::mode_word;
 use crate::server::socket::{Socket, after};
@@ -49,6 +50,8 @@ pub struct Parts<'a> {
     pub metrics: &'a Arc<Metrics>,
     /// The bounds in force.
     pub limits: &'a Limits,
+    /// Who asked.
+    pub caller: Caller,
 }
 
 /// The head of the answer. Nothing on the way may keep it, change it or hold it back: a proxy
@@ -118,6 +121,8 @@ struct Telling<'a> {
     retry_at: Option<Instant>,
     /// What the client sent after its request.
     input: usize,
+    /// What the client came in by.
+    pass: Pass,
 }
 
 /// The registry forgets the stream however it ends.
@@ -137,7 +142,9 @@ impl<'a> Telling<'a> {
         let mut out = Outgoing::new(parts.registry.epoch());
         out.retry(limits::SSE_RETRY_MS);
         give_up_on_the_dead(&socket, parts.limits);
+        let pass = Pass::of(&parts.caller, waiter.bell());
         Box::new(Self {
+            pass,
             broadcasts: parts.registry.broadcasts().join(&waker),
             beat_at: now + millis(parts.limits.heartbeat_ms),
             tally: Tally::new(parts.metrics.client(Transport::Events)),
@@ -171,6 +178,10 @@ impl<'a> Telling<'a> {
         if self.waiter.order() == Order::Stop {
             return Err(End::ByUs);
         }
+        if self.pass.is_over() {
+            // What waits is for somebody who may not see it any more.
+            return Err(End::Gone);
+        }
         if ready.readable || ready.gone {
             self.discard_input()?;
         }
@@ -201,6 +212,7 @@ impl<'a> Telling<'a> {
             backlog.then(|| self.progress + millis(self.parts.limits.stall_ms)),
             self.deaf_until,
             self.retry_at,
+            self.pass.deadline(now),
         ];
         let deadline = deadlines.into_iter().flatten().min();
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(now));

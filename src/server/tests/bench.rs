@@ -116,6 +116,7 @@ impl Bench {
         });
         let config = ServerConfig {
             socket: None,
+            proxy: None,
             page: |_| None,
             notifier: Arc::new(Notifier::none()),
             bind: "127.0.0.1:0".parse().expect("an address"),
@@ -133,7 +134,7 @@ impl Bench {
         Self {
             registry,
             address: server.local_addr(),
-            token: auth::load_token(&data).expect("a token"),
+            token: auth::token_file::load(&data).expect("a token").expose().to_owned(),
             server: Some(server),
             store_gate,
             runs,

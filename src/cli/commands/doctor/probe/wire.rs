@@ -108,7 +108,7 @@ fn read(
         if left.is_zero() {
             return Err(late(&bytes));
         }
-        stream.tcp().set_read_timeout(Some(left))?;
+        stream.set_read_timeout(Some(left))?;
         match stream.read(&mut chunk) {
             // The end may be the end of a body without a length; of a head it is none.
             Ok(0) => return ended(&bytes),
