@@ -207,12 +207,12 @@ fn prepare(
         return Err(RestoreError::Unsound(Box::new(report)));
     }
     let credentials = options.credentials && manifest.credentials;
-    let (epoch, running, held) = renew(&database, credentials)?;
+    let (epoch, running, held) = renew(&database, credentials, &manifest.created_at)?;
     Ok(Restored { manifest, report, epoch, running, held, credentials, aside: None })
 }
 
 /// Makes the database a log of its own: its epoch, the running runs, the queues.
-fn renew(path: &Path, credentials: bool) -> Result<(LogEpoch, u64, u64), OpenError> {
+fn renew(path: &Path, credentials: bool, made: &str) -> Result<(LogEpoch, u64, u64), OpenError> {
     let sqlite = |source| OpenError::sqlite(path, source);
     let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sqlite)?;
     let version = known_version(&conn, path)?;
@@ -220,7 +220,7 @@ fn renew(path: &Path, credentials: bool) -> Result<(LogEpoch, u64, u64), OpenErr
     schema::step_up(&mut conn, path, schema::MIGRATIONS, version)?;
     let epoch = LogEpoch::random();
     let running = counts(&conn).map_err(sqlite)?.running;
-    let held = new_life(&mut conn, epoch, Millis::now()).map_err(sqlite)?;
+    let held = new_life(&mut conn, epoch, made, Millis::now()).map_err(sqlite)?;
     if !credentials {
         forget_credentials(&conn).map_err(sqlite)?;
     }
@@ -234,7 +234,12 @@ fn renew(path: &Path, credentials: bool) -> Result<(LogEpoch, u64, u64), OpenErr
 }
 
 /// The number of sessions whose queue is held.
-fn new_life(conn: &mut Connection, epoch: LogEpoch, now: Millis) -> rusqlite::Result<u64> {
+fn new_life(
+    conn: &mut Connection,
+    epoch: LogEpoch,
+    made: &str,
+    now: Millis,
+) -> rusqlite::Result<u64> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     tx.execute(
         "INSERT INTO meta (k, v) VALUES ('epoch', ?1) ON CONFLICT (k) DO UPDATE SET v = ?1",
@@ -252,6 +257,10 @@ fn new_life(conn: &mut Connection, epoch: LogEpoch, now: Millis) -> rusqlite::Re
         "UPDATE session SET queue_held = 1 \
          WHERE id IN (SELECT session FROM queued WHERE state = 'waiting')",
         [],
+    )?;
+    tx.execute(
+        "INSERT INTO audit (at_ms, what, detail) VALUES (?1, 'restored', ?2)",
+        params![now.0, format!("from a backup of {made}")],
     )?;
     tx.commit()?;
     Ok(held as u64)

@@ -3,7 +3,7 @@
 //! Must not know what is in the database.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal as _, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -98,6 +98,12 @@ pub fn restore(args: &RestoreArgs) -> Outcome {
 /// The backup to read.
 pub(super) fn open(file: &Path) -> Result<Box<dyn Read>, Failure> {
     if file == Path::new("-") {
+        if io::stdin().is_terminal() {
+            return Err(Failure::usage(
+                "no backup comes from a terminal",
+                "the name of a file, or `zstd -dc FILE | reattach restore -`",
+            ));
+        }
         return Ok(Box::new(io::stdin()));
     }
     match File::open(file) {

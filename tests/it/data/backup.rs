@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use serde_json::json;
 
 use super::{ended, files, reattach, run, text, worked};
+use crate::support::stream::Stream;
 use crate::support::{Address, Checker, Follower, Ledger, Setup, begin, eventually};
 
 /// The promise of the front door: taken in a flood, it is a dense prefix; and whoever has seen more
@@ -89,6 +90,12 @@ fn a_backup_in_a_flood_is_a_dense_prefix_and_who_has_seen_more_is_told() {
         let (status, page) = gateway.get(&path);
         assert_eq!((status, &page["rewound"]), (200, &json!(true)), "{page}");
         assert_eq!(page["items"][0]["kind"], "run_started", "{page}");
+        let last = format!("Last-Event-ID: {run_id}:{seq}{at}\r\n");
+        let mut stream = Stream::open(&gateway, &session, "", &last);
+        stream.expect("caught up", |frame| frame.is("caught_up", &session));
+        assert_eq!(stream.seen[0].frame.json["rewound"], true, "{}", stream.seen[0].frame.text);
+        assert_eq!(stream.of_runs()[0].kind(), "run_started");
+        stream.cut();
     }
     let (_, new) = gateway.get(&format!("/api/v1/sessions/{session}/events?after={run_id}:5"));
     assert_eq!(new["rewound"], false, "what is there is read on from: {new}");
