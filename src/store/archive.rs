@@ -18,13 +18,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::backup::BackupError;
 use super::files::DATABASE;
+use super::uploads::UPLOADS;
 use crate::limits::{MANIFEST_BYTES_MAX, MANIFEST_FILES_MAX};
 use crate::run::id::LogEpoch;
 
 /// The archive's first member.
 pub const MANIFEST: &str = "manifest.json";
-/// The folder of uploaded files, in a data directory and in a backup.
-pub(super) const UPLOADS: &str = "uploads";
 /// The file with the first token, in a data directory and in a backup with credentials.
 pub(super) const TOKEN: &str = "token";
 /// What `format` says in a manifest that this program writes, the newest that it reads.

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
-use super::archive::{Amounts, FORMAT, Manifest, Source, TOKEN, UPLOADS, is_gzip_name, pack};
+use super::archive::{Amounts, FORMAT, Manifest, Source, TOKEN, is_gzip_name, pack};
 use super::error::{OpenError, uid};
 use super::files::{self, DATABASE};
+use super::uploads::UPLOADS;
 use super::{connect, epoch, refuse_foreign, schema};
 use crate::limits::MANIFEST_FILES_MAX;
 use crate::run::id::Millis;

@@ -62,7 +62,7 @@ pub use rows::{
 };
 pub use survey::{Check, Survey, survey};
 pub use uploads::{Incoming, KeepError, UPLOADS, Upload, Uploads};
-pub use verify::{Report, verify};
+pub use verify::{Report, verify, verify_uploads};
 pub use writer::{Committed, Writer};
 
 /// How long one connection waits for another's lock. Tools for backups need it.

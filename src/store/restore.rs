@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 
-use super::archive::{Manifest, TOKEN, UPLOADS, unpack};
+use super::archive::{Manifest, TOKEN, unpack};
 use super::backup::{BackupError, counts, forget_credentials, known_version, sync_folder};
 use super::error::OpenError;
 use super::files::{BALLAST, DATABASE, DataDir, LOCK};
+use super::uploads::UPLOADS;
 use super::verify::{Report, verify};
 use super::{connect, schema};
 use crate::run::id::{LogEpoch, Millis};

@@ -4,6 +4,8 @@
 //! Reads in one snapshot and writes nothing, also where a server is at work. Must not repair
 //! anything.
 
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, Rows};
@@ -16,6 +18,7 @@ use super::check::{ask, damage};
 use super::error::{OpenError, ReadError};
 use super::hash::RunHash;
 use super::rows::natural;
+use super::uploads::{UPLOADS, Upload, Uploads};
 use super::{Finding, connect, epoch, schema};
 use crate::limits::{FINDINGS_MAX, FINDINGS_PER_RUN_MAX};
 use crate::run::id::{LogEpoch, RunId, SessionId};
@@ -75,6 +78,39 @@ pub fn verify(path: &Path) -> Result<Report, OpenError> {
         report.add(Finding::of("SQLITE", format!("cannot be read further ({code}): {message}")));
     }
     Ok(report)
+}
+
+/// Whether each file that was given to a session is there, as long as its card says. Adds what it
+/// finds to `report`.
+///
+/// # Errors
+/// If the files cannot be listed.
+pub fn verify_uploads(dir: &Path, report: &mut Report) -> io::Result<()> {
+    let entries = match fs::read_dir(dir.join(UPLOADS)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let uploads = Uploads::of(dir);
+    for entry in entries {
+        let name = entry?.file_name();
+        // What is on its way belongs to no session yet.
+        let Some(session) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        for Upload { card, path } in uploads.list(session)? {
+            let found = fs::metadata(&path).ok().map(|file| file.len());
+            // One that is removed meanwhile loses its card first.
+            if found == Some(card.bytes) || uploads.find(session, card.id)?.is_none() {
+                continue;
+            }
+            let what = match found {
+                Some(bytes) => format!("{bytes} bytes long, and was {}", card.bytes),
+                None => "missing".to_owned(),
+            };
+            let what = format!("the upload {} ({}) is {what}", card.id, card.name);
+            report.add(Finding { invariant: "UPLOAD", session: Some(session), run: None, what });
+        }
+    }
+    Ok(())
 }
 
 fn look(conn: &Connection, version: u32, report: &mut Report) -> Result<(), ReadError> {

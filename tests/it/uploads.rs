@@ -71,7 +71,13 @@ fn give(gateway: &Gateway, session: &str, name: &str, content_type: &str, body: 
 
 /// The same, and what the answer says of it.
 #[track_caller]
-fn given(gateway: &Gateway, session: &str, name: &str, content_type: &str, body: &[u8]) -> Value {
+pub(crate) fn given(
+    gateway: &Gateway,
+    session: &str,
+    name: &str,
+    content_type: &str,
+    body: &[u8],
+) -> Value {
     let answer = give(gateway, session, name, content_type, body);
     assert_eq!(answer.status, 201, "{answer:?}");
     answer.json()

@@ -47,7 +47,10 @@ pub fn verify(args: &VerifyArgs) -> Outcome {
             if !path.is_file() {
                 return Err(failed(&BackupError::NoDatabase { dir: dir.clone() }, &dir).into());
             }
-            let report = store::verify(&path).map_err(|error| unusable(&error, &dir))?;
+            let mut report = store::verify(&path).map_err(|error| unusable(&error, &dir))?;
+            store::verify_uploads(&dir, &mut report).map_err(|source| {
+                failed(&BackupError::Io { path: dir.join(store::UPLOADS), source }, &dir)
+            })?;
             (path, report)
         }
     };

@@ -239,7 +239,11 @@ fn credentials_stay_at_home_unless_they_are_asked_for() {
         assert_eq!(holds(&file, &token[..32]), with, "{name}: the token");
         let count = |dir: &std::path::Path| -> i64 {
             let conn = Connection::open(dir.join("reattach.db")).expect("opens");
-            let counted = conn.query_row("SELECT count(*) FROM credential", [], |row| row.get(0));
+            let counted = conn.query_row(
+                "SELECT count(*) FROM credential WHERE name = 'a name'",
+                [],
+                |row| row.get(0),
+            );
             counted.expect("counts")
         };
         let kept = gateway.setup.root.path().join(format!("{name}.kept"));

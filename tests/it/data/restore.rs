@@ -193,3 +193,29 @@ fn prompts_in_queues_are_held() {
     });
     run(&["verify", "--data-dir", text(&data)], 0);
 }
+
+#[test]
+fn files_that_were_given_come_back_and_one_that_is_cut_is_found() {
+    let (gateway, session, _) = worked();
+    let root = gateway.setup.root.path();
+    let data = gateway.setup.data_dir();
+    let given = crate::uploads::given(&gateway, &session, "a.png", "image/png", b"not a picture");
+    let folder = std::path::Path::new("uploads").join(&session);
+    let name = format!("{}-a.png", given["id"].as_str().expect("an id"));
+    fs::write(data.join("uploads/.incoming-x"), "on its way").expect("writable");
+    let file = root.join("b.tar.gz");
+    let made = run(&["backup", text(&file), "--data-dir", text(&data), "--json"], 0).json();
+    assert_eq!(made["files"], 3, "the database, the file and its card: {made}");
+    let new = root.join("new");
+    run(&["restore", text(&file), "--data-dir", text(&new)], 0);
+    let whole = fs::read(new.join(&folder).join(&name)).expect("it is there");
+    assert_eq!(whole, b"not a picture");
+    run(&["verify", "--data-dir", text(&new)], 0);
+    fs::write(new.join(&folder).join(&name), "not").expect("writable");
+    let report = run(&["verify", "--data-dir", text(&new), "--json"], 75).json();
+    assert_eq!(report["findings"][0]["invariant"], "UPLOAD", "{report}");
+    assert_eq!(report["findings"][0]["sessionId"], *session);
+    fs::remove_file(new.join(&folder).join(&name)).expect("it is there");
+    let report = run(&["verify", "--data-dir", text(&new)], 75);
+    assert!(String::from_utf8_lossy(&report.out).contains("is missing"), "{report:?}");
+}
