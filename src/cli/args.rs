@@ -22,6 +22,7 @@ use super::commands::pair::{OpenArgs, PairArgs};
 use super::commands::queue::QueueArgs;
 use super::commands::restore::RestoreArgs;
 use super::commands::retention::RetentionArgs;
+use super::commands::service::ServiceArgs;
 use super::commands::shell::{CompleteSessionsArgs, CompletionsArgs, ManArgs};
 use super::commands::verify::VerifyArgs;
 pub use super::logging::LogFormat;
@@ -72,6 +73,8 @@ pub enum Command {
     Version(VersionArgs),
     /// See what became of notifications, or test their sinks.
     Notify(NotifyArgs),
+    /// Write, remove or look at a unit for systemd.
+    Service(ServiceArgs),
     /// Exit with 0 if the server answers, else with 1: for containers.
     Healthcheck(HealthcheckArgs),
     /// Measure speed and memory with a server of its own.
@@ -506,6 +509,7 @@ impl Command {
             Self::Audit(args) => args.output.json,
             Self::Version(args) => args.output.json,
             Self::Notify(args) => args.json(),
+            Self::Service(args) => args.json(),
             Self::Healthcheck(args) => args.output.json,
             Self::Bench(args) => args.output.json,
             Self::Doctor(args) => args.output.json,

@@ -38,7 +38,7 @@ use args::{Cli, Command};
 use commands::{
     abort, backup, bench as benches, config as configuration, credentials, demo, doctor, export,
     healthcheck, list, logs, notify, pair, permissions, queue, restore, retention, run as runs,
-    shell, verify,
+    service, shell, verify,
 };
 use exit::{Exit, Stop};
 
@@ -81,6 +81,7 @@ pub fn run() -> ExitCode {
         Command::Permissions(args) => permissions::permissions(args),
         Command::Allow(args) => permissions::allow(args),
         Command::Deny(args) => permissions::deny(args),
+        Command::Service(args) => service::service(&args),
         Command::Notify(args) => notify::notify(args),
         Command::Healthcheck(args) => healthcheck::healthcheck(&args),
         Command::Bench(args) => benches::bench(&args),

@@ -22,6 +22,7 @@ pub mod queue;
 pub mod restore;
 pub mod retention;
 pub mod run;
+pub mod service;
 pub mod shell;
 pub mod verify;
 

@@ -14,6 +14,7 @@ mod proxies;
 mod reading;
 mod reconnect;
 mod running;
+mod service;
 mod tls;
 
 use std::io::{BufRead, BufReader, Read};
