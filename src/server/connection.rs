@@ -133,7 +133,6 @@ struct Connection<'a> {
     retry_at: Option<Instant>,
     heartbeat: Heartbeat,
     allowance: Allowance,
-    /// What the client came in by.
     pass: Pass,
 }
 

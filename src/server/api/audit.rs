@@ -8,7 +8,6 @@ use crate::run::id::Millis;
 use crate::store::{AuditFilter, AuditRow};
 
 /// `GET /audit`: the newest first.
-// scope: admin
 pub(super) fn list(call: &Call<'_>) -> Outcome {
     let query = &call.query;
     let since = match query.get("since") {

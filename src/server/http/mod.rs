@@ -202,7 +202,7 @@ impl<'a, S: Site> Told<'a, S> {
     /// Sends its answer; `None` if the client is gone.
     fn send(&self, request: &Request, status: StatusCode, bytes: &[u8]) -> Option<()> {
         let sent = self.socket.send(bytes);
-        let caller = request.caller.as_ref().map_or("", |caller| how(caller.how));
+        let caller = request.caller.as_ref().map_or("", label);
         self.tell(Some(&request.head), caller, (status, None), bytes.len());
         sent.ok()
     }
@@ -235,15 +235,13 @@ impl<'a, S: Site> Told<'a, S> {
     }
 }
 
-/// How somebody came in, as the log says it.
-const fn how(how: How) -> &'static str {
-    match how {
+/// Who somebody is, as the log says it: the name of what they came in by, where that has one.
+fn label(caller: &Caller) -> &str {
+    match caller.how {
         How::Nobody => "",
         How::Open => "open",
         How::Local => "local",
-        How::Bearer => "bearer",
-        How::Cookie => "cookie",
-        How::Proxy => "proxy",
+        How::Bearer | How::Cookie | How::Proxy => &caller.by.name,
     }
 }
 
