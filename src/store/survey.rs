@@ -51,7 +51,9 @@ pub fn survey(path: &Path, span: Duration) -> Result<Survey, ReadError> {
     let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let schema = schema::version(&conn)?;
     let id: i32 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let ours = id == schema::APPLICATION_ID;
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    // One without tables is ours as well: a server was killed as it began.
+    let ours = id == schema::APPLICATION_ID || (schema == 0 && tables == 0);
     let count = |sql: &str| {
         let count: rusqlite::Result<i64> = conn.query_row(sql, [], |row| row.get(0));
         count.ok().and_then(|count| u64::try_from(count).ok())
@@ -128,6 +130,9 @@ mod tests {
         std::fs::write(&path, "no database at all, but long enough to be read as one".repeat(99))
             .expect("writable");
         survey(&path, Duration::from_secs(5)).expect_err("SQLite says so");
+        std::fs::write(&path, "").expect("writable");
+        let begun = survey(&path, Duration::from_secs(60)).expect("it can be read");
+        assert_eq!((begun.ours, begun.schema, begun.sessions), (true, 0, None));
         std::fs::remove_file(&path).expect("it is there");
         let other = Connection::open(&path).expect("a database");
         other.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1)").expect("a table");

@@ -121,7 +121,14 @@ pub fn commented() -> String {
          #\n\
          # [providers.mine]\n\
          # kind = \"jsonl\"\n\
-         # command = [\"~/bin/my-agent\", \"--fast\"]\n",
+         # command = [\"~/bin/my-agent\", \"--fast\"]\n\
+         \n\
+         # Who is told that an agent waits, or how a run ended: `ntfy`, `webhook` or `command`.\n\
+         #\n\
+         # [notify.phone]\n\
+         # kind = \"ntfy\"\n\
+         # url = \"https://ntfy.example.org\"\n\
+         # topic = \"a-name-that-nobody-guesses\"\n",
     );
     text
 }

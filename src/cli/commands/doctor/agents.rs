@@ -148,12 +148,10 @@ fn tell(
                 "{name}: found in your shell ({}), and not in the PATH of {whose}",
                 path.display()
             );
-            let dir = path.parent().unwrap_or_else(|| Path::new("/"));
             let fix = format!(
                 "name the whole path in config.toml: [providers.{name}] command = [\"{}\"]\n\
-                 or start the server with {} in its PATH (reattach service install)",
-                path.display(),
-                dir.display()
+                 or, if the server is a service: reattach service install --refresh-path",
+                path.display()
             );
             report.fail(GROUP, what, fix);
         }

@@ -12,7 +12,7 @@ use super::{Patient, Report, quoted};
 use crate::cli::text;
 use crate::limits;
 use crate::run::id::Millis;
-use crate::store::{BALLAST, Check, DATABASE, survey};
+use crate::store::{BALLAST, Check, DATABASE, Survey, survey};
 
 const GROUP: &str = "data";
 
@@ -132,6 +132,10 @@ fn database(report: &mut Report, patient: &Patient) -> Option<Millis> {
         report.fail(GROUP, what, "use another --data-dir DIR");
         return None;
     }
+    if seen.schema == 0 {
+        report.ok(GROUP, "the database is empty: a server was killed as it began").facts(facts);
+        return None;
+    }
     let counts = match (seen.sessions, seen.runs) {
         (Some(sessions), Some(runs)) => {
             format!("{sessions} sessions, {runs} runs, {}", text::bytes(size + wal))
@@ -154,6 +158,12 @@ fn database(report: &mut Report, patient: &Patient) -> Option<Millis> {
         }
     }
     report.facts(facts);
+    schema(report, &seen);
+    seen.last_change
+}
+
+/// Whether this program can read its tables.
+fn schema(report: &mut Report, seen: &Survey) {
     if seen.schema > seen.schema_of_program {
         let what = format!(
             "its schema is version {}, and this program knows up to {}",
@@ -167,7 +177,6 @@ fn database(report: &mut Report, patient: &Patient) -> Option<Millis> {
         );
         report.ok(GROUP, what);
     }
-    seen.last_change
 }
 
 /// What else lies there: modes of secrets, the ballast, leftovers.
