@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::run::id::{NativeId, Ordinal, Position, RequestId, RunId, Seq, SessionId};
+use crate::run::id::{NativeId, Ordinal, Position, QueueId, RequestId, RunId, Seq, SessionId};
 
 /// All sessions that ever were.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +62,23 @@ pub(super) struct State {
     pub(super) native: Option<NativeId>,
     /// Oldest first; run k is the (k - 1)th.
     pub(super) runs: Vec<RunModel>,
+    /// What waits, in order.
+    pub(super) queue: Vec<QueuedModel>,
+    /// Whether an abort holds it.
+    pub(super) held: bool,
+    /// Messages that were taken out.
+    pub(super) removed: BTreeSet<u8>,
+}
+
+/// A prompt that waits.
+#[derive(Clone, Debug)]
+pub(super) struct QueuedModel {
+    /// As what.
+    pub(super) id: QueueId,
+    /// What it says.
+    pub(super) content: u8,
+    /// Its message's id; 0 for none.
+    pub(super) message: u8,
 }
 
 /// One run.
@@ -231,6 +248,28 @@ impl State {
             let positions = (0..).map(move |seq| Position::new(ordinal(index), Seq(seq)));
             positions.zip(run.said.iter().map(String::as_str))
         })
+    }
+
+    /// The prompt whose turn has come, unless a run is on.
+    #[must_use]
+    pub(super) fn ready(&self) -> Option<&QueuedModel> {
+        self.queue.first().filter(|_| !self.held && self.exists)
+    }
+
+    /// A run ends; an abort holds what waits.
+    pub(super) fn end_run(&mut self, index: usize, aborted: bool, now: i64) {
+        let aborted = aborted || self.runs[index].abort;
+        self.runs[index].end(aborted, now);
+        if aborted {
+            self.held = !self.queue.is_empty();
+        }
+    }
+
+    /// The running one ends.
+    pub(super) fn end_running(&mut self, aborted: bool, now: i64) {
+        if self.running().is_some() {
+            self.end_run(self.runs.len() - 1, aborted, now);
+        }
     }
 
     /// The run that this message began.

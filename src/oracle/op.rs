@@ -13,6 +13,14 @@ pub enum Op {
     Create,
     /// A prompt; message 0 has no id. Its sender listens from then on.
     Send { session: u8, message: u8, content: u8, sub: u8 },
+    /// A prompt that may wait.
+    Queue { session: u8, message: u8, content: u8, sub: u8 },
+    /// Somebody takes a waiting prompt out.
+    Unqueue { session: u8, which: u8 },
+    /// Somebody lets a held queue go on.
+    Resume { session: u8 },
+    /// The queue's thread looks at the session.
+    Turn { session: u8 },
     /// The agent says `count` things in one group, in the running run or (`late`) one before it.
     Append { session: u8, count: u8, late: bool },
     /// The agent begins or ends a tool call.
@@ -65,7 +73,11 @@ impl Op {
         let [tag, session, a, b, c] = bytes;
         match tag % 64 {
             0..2 => Self::Create,
-            2..9 => Self::Send { session, message: a % 4, content: b % 2, sub: c },
+            2..7 => Self::Send { session, message: a % 4, content: b % 2, sub: c },
+            7..9 => Self::Queue { session, message: a % 6, content: b % 2, sub: c },
+            17 => Self::Turn { session },
+            18 if b.is_multiple_of(2) => Self::Resume { session },
+            18 => Self::Unqueue { session, which: a },
             9..19 => Self::Append { session, count: a % 3 + 1, late: b.is_multiple_of(8) },
             19..22 => Self::Tool { session, tool: a % 3, close: b.is_multiple_of(2) },
             22..27 => Self::Complete { session, how: a % 3, late: b.is_multiple_of(4) },

@@ -152,7 +152,14 @@ impl Registry {
             by: prompt.by.clone(),
             at: now,
         };
-        self.check_open()?;
+        if let Err(refusal) = self.check_open() {
+            // What is known already is answered even if nothing new can be recorded.
+            let met = session.would_begin(prompt.client_message_id.as_ref());
+            return match met.filter(|met| *met != Begun::Busy) {
+                Some(known) => Ok(Enqueued::Refused(known)),
+                None => Err(refusal),
+            };
+        }
         let enqueued = session.enqueue(queued);
         self.budget.wake_store(session.id());
         Ok(enqueued)

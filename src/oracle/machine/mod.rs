@@ -1,10 +1,11 @@
 //! The state machine: every operation is applied to the registry that ships and to the reference,
 //! the results are compared, and after each one everything that must hold is checked.
 //!
-//! Readers are in `readers`, the store's side in `rounds`. Must not know who chooses the
+//! Prompts and queues are in `queues`, readers in `readers`, the store's side in `rounds`. Must not know who chooses the
 //! operations.
 
 mod hands;
+mod queues;
 mod readers;
 mod rounds;
 
@@ -16,22 +17,20 @@ use self::hands::Hands;
 use self::readers::{Listener, Reader};
 use super::bell::Alarm;
 use super::disk::MemoryDisk;
-use super::model::{Answer, Asked, Model, News, RunModel, SessionModel};
+use super::model::{Answer, Asked, Model, News, SessionModel};
 use super::op::Op;
 use crate::limits::Limits;
 use crate::protocol::message::WhenBusy;
 use crate::registry::{
     Admission, Completed, Composer, Pending, Persist, Refusal, RefusalCode, Refused, Registry,
-    SendPrompt, Sent, Session, cancelled, end, request_id,
+    Session, cancelled, end, request_id,
 };
 use crate::run::change::{Mark, SessionRow};
 use crate::run::event::{
     AnswerState, By, ByKind, CancelReason, Category, Decision, Event, Interaction,
     PermissionRequest, PermissionResolved, Reason, ToolStatus, ToolUse,
 };
-use crate::run::id::{
-    ClientMessageId, LogEpoch, Millis, NativeId, Ordinal, RequestId, RunId, SessionId,
-};
+use crate::run::id::{LogEpoch, Millis, NativeId, Ordinal, RequestId, RunId, SessionId};
 use crate::run::log::Settled;
 use crate::run::state::AnswerRequest;
 use crate::run::wake::Waker;
@@ -155,8 +154,14 @@ impl Machine {
         match op {
             Op::Create => self.create(),
             Op::Send { session, message, content, sub } => {
-                self.send(session, message, content, sub);
+                self.send((session, message, content, sub), WhenBusy::Refuse);
             }
+            Op::Queue { session, message, content, sub } => {
+                self.send((session, message, content, sub), WhenBusy::Queue);
+            }
+            Op::Unqueue { session, which } => self.unqueue(session, which),
+            Op::Resume { session } => self.resume(session),
+            Op::Turn { session } => self.turn(session),
             Op::Append { session, count, late } => self.append(session, count, late),
             Op::Tool { session, tool, close } => self.tool(session, tool, close),
             Op::Complete { session, how, late } => self.complete(session, how, late),
@@ -222,67 +227,6 @@ impl Machine {
                 self.ticket(self.model.sessions.len() - 1, pending);
             }
             Err(refusal) => self.expect_store_bad(&refusal),
-        }
-    }
-
-    fn send(&mut self, session: u8, message: u8, content: u8, sub: u8) {
-        let Some(index) = self.pick(session) else { return };
-        let id = self.model.sessions[index].id;
-        let name = (message > 0).then(|| ClientMessageId(format!("m{message}")));
-        let prompt = SendPrompt {
-            session: id,
-            content: format!("prompt {content}"),
-            options: Map::new(),
-            client_message_id: name,
-            when_busy: WhenBusy::Refuse,
-            by: somebody(),
-        };
-        let agents = self.crew.0.lock().len();
-        let sent = self.registry.send(prompt, Millis(self.now)).map(|sent| match sent {
-            Sent::Run(accepted) => accepted,
-            Sent::Queued(_) => panic!("I5: nobody asked it to wait"),
-        });
-        let store_bad = self.model.store_bad;
-        let model = &mut self.model.sessions[index];
-        let before = model.now.began_by(message).filter(|_| message > 0);
-        let expected = if !model.now.exists {
-            Err(RefusalCode::SessionNotFound)
-        } else if let Some(run) = before {
-            if run.message == Some((message, content)) {
-                Ok(Some(run.id))
-            } else {
-                Err(RefusalCode::InvalidField)
-            }
-        } else if model.now.running().is_some() {
-            Err(RefusalCode::RunInProgress)
-        } else if store_bad {
-            Err(RefusalCode::StoreUnavailable)
-        } else if agents >= Self::limits().agents_max {
-            Err(RefusalCode::Busy)
-        } else {
-            Ok(None)
-        };
-        match (sent, expected) {
-            (Ok(accepted), Ok(Some(run))) => {
-                assert!(accepted.duplicate, "I19: a resend begins nothing");
-                assert_eq!(accepted.run, run, "I19: a resend names the run that it began");
-            }
-            (Ok(accepted), Ok(None)) => {
-                assert!(!accepted.duplicate, "I19: a new prompt is no duplicate");
-                let message = (message > 0).then_some((message, content));
-                model.now.runs.push(RunModel::new(accepted.run, message));
-                if model.now.title.is_none() {
-                    model.now.title = Some(format!("prompt {content}"));
-                }
-                model.note(News::UnlessArchived);
-                self.ticket(index, accepted.pending);
-                let waker = Waker::new(Box::new(Alarm::new()));
-                self.expect_session(id).attach_worker(accepted.run, waker.clone());
-                self.workers.insert(id, (accepted.run, waker));
-                self.sender_listens(sub, index, accepted.cursor);
-            }
-            (Err(refusal), Err(code)) => assert_eq!(refusal.code, code, "I5, I19: {refusal}"),
-            (sent, expected) => panic!("I5, I19: {sent:?}, but {expected:?}"),
         }
     }
 
@@ -366,13 +310,12 @@ impl Machine {
         let done = session.complete(run, &end(reason, None, None), Millis(self.now));
         let now = self.now;
         let model = &mut self.model.sessions[index];
-        let state = &mut model.now.runs[ordinal - 1];
-        if state.ended_at.is_some() {
+        if model.now.runs[ordinal - 1].ended_at.is_some() {
             assert_eq!(done, Completed::Already, "I1, I6: it has its end");
             return;
         }
         assert_eq!(done, Completed::Won, "I1: it had no end");
-        state.end(reason == Reason::Aborted, now);
+        model.now.end_run(ordinal - 1, reason == Reason::Aborted, now);
         model.note(News::UnlessArchived);
         self.expect_worker_woken(index, run);
         self.crew.0.lock().remove(&run);
@@ -665,6 +608,8 @@ impl Machine {
             assert_eq!(session.has_undurable(), model.is_behind(), "I8: what waits for the store");
             let running = model.now.running().map(|run| run.id);
             assert_eq!(session.running(), running, "I17: what runs");
+            let turn = model.now.ready().filter(|_| running.is_none()).map(|one| one.id);
+            assert_eq!(session.next_queued().map(|one| one.id), turn, "I19: whose turn it is");
             self.check_statement(&session, model);
         }
         assert_eq!(self.registry.budget().total(), total, "I7: the total is the sum of the logs");

@@ -100,9 +100,7 @@ impl Machine {
             }
         }
         if open.is_some() && end_passes {
-            if let Some(run) = session.now.running_mut() {
-                run.end(false, self.now);
-            }
+            session.now.end_running(false, self.now);
             session.note(News::UnlessArchived);
             if deleted {
                 self.cut_off(target);
@@ -138,8 +136,8 @@ impl Machine {
             assert_eq!(done, Completed::Won, "I9: it had no end");
             let model = self.model.sessions.iter_mut().find(|model| model.id == id);
             let Some(model) = model else { panic!("a session that nobody made") };
-            let Some(run) = model.now.running_mut() else { panic!("I8: it is on disk as running") };
-            run.end(false, self.now);
+            assert!(model.now.running().is_some(), "I8: it is on disk as running");
+            model.now.end_running(false, self.now);
             model.note(News::UnlessArchived);
         }
         let still = self.model.sessions.iter().any(|model| model.now.running().is_some());
@@ -176,8 +174,10 @@ impl Machine {
                 assert_eq!(after, before.max(due), "I13: what is due leaves, nothing else");
             }
             let stays = self.registry.in_memory(session.id()).is_some();
-            let needed =
-                model.now.running().is_some() || model.is_behind() || self.is_watched(index);
+            let needed = model.now.running().is_some()
+                || model.now.ready().is_some()
+                || model.is_behind()
+                || self.is_watched(index);
             assert!(stays || !needed, "I13: who is watched, behind or running stays");
         }
     }
@@ -237,6 +237,8 @@ impl Machine {
         for model in &self.model.sessions {
             let runs = self.disk.runs(model.id);
             assert_eq!(runs.len(), model.durable.runs.len(), "I8: the runs on disk");
+            let waiting = model.durable.queue.iter().map(|one| format!("prompt {}", one.content));
+            assert_eq!(self.disk.queued(model.id), waiting.collect::<Vec<_>>(), "I19: what waits");
             for (stored, run) in runs.iter().zip(&model.durable.runs) {
                 let said: Vec<_> =
                     stored.frames.iter().map(|(_, text)| super::label(text)).collect();
