@@ -453,7 +453,6 @@ impl Step<'_> {
             "DELETE FROM head WHERE run IN (SELECT id FROM run WHERE session = ?1)",
             "DELETE FROM checkpoint WHERE session = ?1",
             "DELETE FROM queued WHERE session = ?1",
-            "DELETE FROM upload WHERE session = ?1",
             "DELETE FROM run WHERE session = ?1",
             "DELETE FROM session WHERE id = ?1",
         ] {

@@ -378,19 +378,6 @@ CREATE TABLE notification (
   detail TEXT NOT NULL
 ) STRICT;
 
-CREATE TABLE upload (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  uid BLOB NOT NULL UNIQUE CHECK (length(uid) = 16),
-  session INTEGER NOT NULL REFERENCES session (id),
-  name TEXT NOT NULL,
-  bytes INTEGER NOT NULL,
-  content_type TEXT NOT NULL,
-  created_ms INTEGER NOT NULL
-) STRICT;
-CREATE INDEX upload_session ON upload (session);
-
-ALTER TABLE run ADD COLUMN hash BLOB CHECK (hash IS NULL OR length(hash) = 32);
-
 ALTER TABLE audit ADD COLUMN actor TEXT;
 CREATE INDEX audit_time ON audit (at_ms);
 ";
