@@ -338,7 +338,7 @@ enum Part<'a> {
     /// Text as it is, with what its language is called.
     Fence(&'a str, &'a str),
     /// Something to unfold, with the line that stands for it.
-    Folded(&'a str, Box<Part<'a>>),
+    Folded(&'a str, Box<Self>),
 }
 
 /// An item of the list, with parts in it.

@@ -256,7 +256,7 @@ impl Crew for Workers {
 
     fn start(&self, registry: &Arc<Registry>, session: &Arc<Session>, started: Started) {
         let run = started.run;
-        let job = Job::Run { session: session.clone(), started, recorded: None };
+        let job = Job::Run { session: session.clone(), started: Box::new(started), recorded: None };
         if let Err(error) = self.give(registry, session, job) {
             session.complete(run, &end(Reason::InternalError, None, Some(error)), Millis::now());
         }

@@ -125,7 +125,7 @@ impl Recovered {
         let agent = if warm { AgentId::random() } else { stored.agent };
         let recorded = recorded.map(|n| super::Recorded { n, next_n: stored.last_n + 1 });
         let job = job.unwrap_or_default();
-        let started = Started { run, ordinal, agent, at, ticket: 0, job, permit };
+        let started = Box::new(Started { run, ordinal, agent, at, ticket: 0, job, permit });
         tracing::info!(%run, "a run that was accepted before the restart starts");
         Ok(super::Job::Run { session, started, recorded })
     }

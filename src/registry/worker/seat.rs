@@ -63,7 +63,7 @@ pub(in crate::registry) enum Next {
 #[derive(Debug)]
 pub(in crate::registry) enum Job {
     /// A run that a prompt began; its prompt, if that was recorded already.
-    Run { session: Arc<Session>, started: Started, recorded: Option<Recorded> },
+    Run { session: Arc<Session>, started: Box<Started>, recorded: Option<Recorded> },
     /// An agent of before the restart.
     Recovered(Box<Recovered>),
 }
@@ -96,7 +96,7 @@ fn serve(seat: &Seat, job: Job) {
     let worker = match job {
         Job::Run { session, started, recorded } => {
             seat.serving.replace(Some((session.clone(), started.run, started.agent)));
-            Worker::start(seat, session, started, recorded)
+            Worker::start(seat, session, *started, recorded)
         }
         Job::Recovered(recovered) => recover::recover(seat, *recovered),
     };

@@ -119,7 +119,7 @@ impl<'a> Worker<'a> {
             super::Job::Run { session, started, recorded: None }
                 if launch_key(self.seat, &started.job) == self.launch =>
             {
-                Ok((session, started))
+                Ok((session, *started))
             }
             other => Err(Box::new(other)),
         }
@@ -186,7 +186,7 @@ impl<'a> Worker<'a> {
         };
         let session = self.session.clone();
         let recorded = Some(Recorded { n, next_n: self.next_n });
-        let job = super::Job::Run { session, started, recorded };
+        let job = super::Job::Run { session, started: Box::new(started), recorded };
         self.seat.queue.borrow_mut().push_front(job);
     }
 

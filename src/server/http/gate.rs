@@ -91,7 +91,8 @@ impl Gate {
             let message = "The Host header is malformed.";
             return Err(Refused::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message));
         };
-        if !self.hosts.contains(&host) && !(self.addresses && is_address(&host)) {
+        let own = self.hosts.contains(&host) || (self.addresses && is_address(&host));
+        if !own {
             let message = "This server does not answer to that host name. \
                            Add it to server.allowed_hosts if it should.";
             return Err(Refused::new(StatusCode::MISDIRECTED_REQUEST, "HOST_NOT_ALLOWED", message));
