@@ -444,10 +444,11 @@ impl<T: Ticket> Subscriber<T> {
         Some((session, subscription.cursor))
     }
 
-    /// Whether the client says that a person sees it.
+    /// Whether the client says that a person sees it, and that person could do something about it:
+    /// who may only look keeps no notification from those who can answer.
     #[must_use]
-    pub const fn is_visible(&self) -> bool {
-        self.visible
+    pub fn is_visible(&self) -> bool {
+        self.visible && self.scope >= Scope::Control
     }
 
     /// The sessions that it follows, in their order.

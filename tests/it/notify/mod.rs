@@ -129,6 +129,20 @@ fn only_a_client_that_says_it_is_visible_keeps_a_notification_back() {
     let (_, agent) = begin(&gateway, &mut other, &elsewhere, "elsewhere");
     ask(&agent, "elsewhere", "true");
     wait_recorded(&gateway, &elsewhere, "permission_asked", "sent");
+    // It is visible and shows the session, and could not answer.
+    let (status, made) = gateway.post("/api/v1/tokens", &json!({"name": "wall", "scope": "read"}));
+    assert_eq!(status, 201, "{made}");
+    let secret = made["token"].as_str().expect("shown once");
+    let headers = [("authorization", format!("Bearer {secret}"))];
+    let wall = crate::support::Client::connect(gateway.port(), "/ws", &headers);
+    let mut wall = wall.expect("who may look may connect");
+    let looked_at = gateway.session("fake");
+    wall.subscribe(&json!({"sessionId": looked_at, "from": "tail"}));
+    let ack = wall.request(&json!({"type": "presence", "visible": true}));
+    assert_eq!(ack.kind(), "ack", "{}", ack.text);
+    let (_, agent) = begin(&gateway, &mut other, &looked_at, "looked at");
+    ask(&agent, "looked", "true");
+    wait_recorded(&gateway, &looked_at, "permission_asked", "sent");
     // It shows the session, and says that nobody sees it.
     client.request(&json!({"type": "presence", "visible": false}));
     let hidden = asked(&mut client, "hidden");
@@ -373,6 +387,10 @@ fn the_list_has_pages_and_the_test_names_its_sinks() {
         let (status, answer) = gateway.request(method, path, body.as_ref(), Some(gateway.token()));
         assert_eq!(status, expected, "{method} {path}: {answer}");
     }
+    let (status, metrics) = gateway.get("/metrics");
+    let counted = metrics.as_str().unwrap_or_default();
+    let line = "reattach_notifications_total{sink=\"hook\",outcome=\"sent\"} 3";
+    assert!(status == 200 && counted.contains(line), "{counted}");
     let nobody = gateway.request("GET", "/api/v1/notifications", None, None);
     assert_eq!(nobody.0, 401, "{}", nobody.1);
 }
