@@ -34,6 +34,7 @@ mod pages;
 mod pressure;
 mod queue;
 mod races;
+mod schema;
 mod sessions;
 mod sse;
 mod store;

@@ -13,6 +13,7 @@ mod places;
 pub mod query;
 mod queue;
 mod runs;
+mod schema;
 mod sessions;
 mod tokens;
 pub(super) mod uploads;
@@ -104,7 +105,7 @@ impl Api {
         let method = &request.head.method;
         let outcome = match path {
             "/healthz" | "/readyz" | "/version" | "/metrics" if !is_reading(method) => {
-                Err(not_allowed())
+                Ok(not_allowed("GET, HEAD"))
             }
             "/healthz" => Ok(Self::health()),
             "/readyz" => Ok(self.ready(request.caller.is_some())),
@@ -179,6 +180,8 @@ impl Api {
             ("GET", ["folders"]) => places::folders(&call),
             ("GET", ["notifications"]) => notifications::list(&call),
             ("POST", ["notifications", "test"]) => notifications::test(&call),
+            ("GET", ["openapi.json"]) => Ok(schema::openapi()),
+            ("GET", ["frames.schema.json"]) => Ok(schema::frames()),
             ("POST", ["login"]) => login::login(&call),
             ("POST", ["logout"]) => login::logout(&call),
             ("POST", ["pair"]) => pair::create(&call),
@@ -189,22 +192,10 @@ impl Api {
             ("DELETE", ["tokens", id]) => tokens::revoke(&call, id),
             ("GET", ["permissions"]) => permissions::list(&call),
             ("POST", ["permissions", id]) => permissions::answer(&call, id),
-            (
-                _,
-                [
-                    "sessions" | "runs" | "permissions" | "projects" | "providers" | "folders"
-                    | "audit" | "login" | "logout" | "pair" | "devices" | "tokens",
-                ]
-                | ["devices" | "tokens", _]
-                | ["sessions" | "runs" | "permissions" | "projects", _]
-                | ["sessions", _, "runs" | "events" | "queue" | "uploads"]
-                | ["sessions", _, "queue" | "uploads", _]
-                | ["runs", _, "abort"]
-                | ["runs", _, "events", _]
-                | ["notifications"]
-                | ["notifications", "test"],
-            ) => Err(not_allowed()),
-            _ => Err(not_found()),
+            (_, path) => match methods(path) {
+                Some(allow) => Ok(not_allowed(allow)),
+                None => Err(not_found()),
+            },
         }
     }
 }
@@ -397,8 +388,33 @@ fn not_found() -> Problem {
     Problem { status: StatusCode::NOT_FOUND, code: "NOT_FOUND".into(), message }
 }
 
-fn not_allowed() -> Problem {
-    let message = "This path does not take that method.".to_owned();
+/// What a path below `/api/v1` takes, as `Allow` says it; `None` if there is nothing at it.
+fn methods(path: &[&str]) -> Option<&'static str> {
+    Some(match path {
+        ["sessions"] => "GET, HEAD, POST",
+        ["sessions", _] => "DELETE, GET, HEAD, PATCH",
+        ["sessions", _, "runs" | "uploads"] => "GET, HEAD, POST",
+        ["sessions", _, "events" | "queue"] => "GET, HEAD",
+        ["sessions", _, "queue", "resume"] => "DELETE, POST",
+        ["sessions", _, "queue", _] => "DELETE",
+        ["sessions", _, "uploads", _] => "DELETE, GET, HEAD",
+        ["runs"] | ["runs", _] | ["runs", _, "events", _] => "GET, HEAD",
+        ["runs", _, "abort"] => "POST",
+        ["permissions"] | ["projects"] | ["providers"] | ["folders"] => "GET, HEAD",
+        ["permissions", _] | ["notifications", "test"] => "POST",
+        ["login" | "logout" | "pair"] => "POST",
+        ["devices"] => "GET, HEAD",
+        ["tokens"] => "GET, HEAD, POST",
+        ["devices" | "tokens", _] => "DELETE",
+        ["projects", _] => "PATCH",
+        ["audit"] | ["notifications"] => "GET, HEAD",
+        ["openapi.json" | "frames.schema.json"] => "GET, HEAD",
+        _ => return None,
+    })
+}
+
+fn not_allowed(allow: &'static str) -> Response {
+    let message = "This path does not take that method; see Allow.";
     let status = StatusCode::METHOD_NOT_ALLOWED;
-    Problem { status, code: "METHOD_NOT_ALLOWED".into(), message }
+    Response::error(status, "METHOD_NOT_ALLOWED", message).with("Allow", allow)
 }

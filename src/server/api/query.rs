@@ -11,13 +11,19 @@ impl Query {
     /// Reads what follows the `?`.
     ///
     /// # Errors
-    /// If it is badly encoded.
+    /// If it is badly encoded, or names a parameter twice.
     pub fn read(text: &str) -> Result<Self, Problem> {
         let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             Ok((decode(&name.replace('+', " "))?, decode(&value.replace('+', " "))?))
         });
-        pairs.collect::<Result<_, _>>().map(Self)
+        let pairs: Vec<(String, String)> = pairs.collect::<Result<_, Problem>>()?;
+        let mut names: Vec<&str> = pairs.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|two| two[0] == two[1]) {
+            return Err(Problem::bad_request("Give each parameter of the query once."));
+        }
+        Ok(Self(pairs))
     }
 
     /// A parameter; an empty one counts as absent.
@@ -100,6 +106,8 @@ mod tests {
         for bad in ["limit=0", "limit=-1", "limit=abc", "limit=1.5"] {
             assert!(Query::read(bad).expect("read").limit().is_err(), "{bad}");
         }
+        // Which of the two would count?
+        assert!(Query::read("limit=1&q=x&limit=2").is_err());
         assert_eq!(Query::read("limit=99999").expect("read").limit().expect("a limit"), 1000);
     }
 }

@@ -10,7 +10,7 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Error, Message, WebSocket};
 
-use super::DEADLINE;
+use super::{DEADLINE, schema};
 
 /// A text frame as it came, byte for byte, and as JSON.
 #[derive(Clone, Debug)]
@@ -82,6 +82,7 @@ pub(crate) struct Client {
     pub(crate) pings: usize,
     keep: bool,
     refs: u64,
+    checked: schema::Sampler,
 }
 
 impl Client {
@@ -119,7 +120,8 @@ impl Client {
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
         match tungstenite::client::client_with_config(request, stream, Some(config)) {
             Ok((socket, _)) => {
-                Ok(Self { socket, seen: Vec::new(), ended: None, pings: 0, keep: true, refs: 0 })
+                let (seen, checked) = (Vec::new(), schema::Sampler::default());
+                Ok(Self { socket, seen, ended: None, pings: 0, keep: true, refs: 0, checked })
             }
             Err(tungstenite::HandshakeError::Failure(Error::Http(answer))) => {
                 Err(NotConnected::Refused(answer.status().as_u16()))
@@ -169,7 +171,12 @@ impl Client {
         let reference = format!("r{}", self.refs);
         frame["ref"] = json!(reference);
         self.send(&frame);
-        self.expect(&format!("the reply to {frame}"), |reply| reply.json["ref"] == reference)
+        let what = format!("the reply to {frame}");
+        let reply = self.expect(&what, |reply| reply.json["ref"] == reference);
+        if reply.kind() != "protocol_error" {
+            schema::accepted(&frame);
+        }
+        reply
     }
 
     /// Subscribes to one session and gives the `chat_subscribed`.
@@ -230,6 +237,7 @@ impl Client {
             match self.socket.read() {
                 Ok(Message::Text(text)) => {
                     let frame = Frame::parse(&text);
+                    self.checked.see(&frame.json);
                     if self.keep {
                         self.seen.push(frame.clone());
                     }

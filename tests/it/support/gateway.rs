@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Client, DEADLINE, Hub, ask_for, eventually};
+use super::{Client, DEADLINE, Hub, ask_for, eventually, schema};
 
 /// What a gateway is started with: a directory of its own, a configuration, agents.
 pub(crate) struct Setup {
@@ -77,6 +77,7 @@ impl Setup {
     /// A `jsonl` provider whose program is the scripted agent, which calls under that name.
     pub(crate) fn scripted(mut self, name: &str) -> Self {
         let argv = self.hub.argv(name);
+        schema::passes_through(name);
         self.providers.push((name.to_owned(), provider("jsonl", &argv)));
         self
     }
@@ -97,6 +98,9 @@ impl Setup {
     /// A provider of any kind.
     pub(crate) fn provider(mut self, name: &str, kind: &str, argv: &[&str]) -> Self {
         let argv: Vec<String> = argv.iter().map(|arg| (*arg).to_owned()).collect();
+        if kind == "jsonl" {
+            schema::passes_through(name);
+        }
         self.providers.push((name.to_owned(), provider(kind, &argv)));
         self
     }
@@ -472,6 +476,20 @@ pub(crate) fn http(
     body: Option<&Value>,
     token: Option<&str>,
 ) -> (u16, String) {
+    let (status, _, answer) = whole_http(port, method, path, body, token);
+    schema::exchange(method, path, body, status, &answer);
+    (status, answer)
+}
+
+/// The same, whatever listens there: status, head and body.
+#[track_caller]
+pub(crate) fn whole_http(
+    port: u16,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+    token: Option<&str>,
+) -> (u16, String, String) {
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n");
     if let Some(token) = token {
         write!(request, "Authorization: Bearer {token}\r\n").expect("a string takes all");
@@ -492,5 +510,6 @@ pub(crate) fn http(
     let answer = String::from_utf8(answer).expect("an answer is UTF-8");
     let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    (status.expect("an answer has a status"), body.to_owned())
+    let status = status.expect("an answer has a status");
+    (status, format!("{head}\r\n"), body.to_owned())
 }

@@ -9,6 +9,7 @@ pub(crate) mod client;
 pub(crate) mod follower;
 pub(crate) mod gateway;
 pub(crate) mod process;
+pub(crate) mod schema;
 mod selftest;
 pub(crate) mod stream;
 

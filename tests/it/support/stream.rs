@@ -6,9 +6,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::DEADLINE;
 use super::client::Frame;
 use super::gateway::Gateway;
+use super::{DEADLINE, schema};
 
 /// An event as it came.
 #[derive(Clone, Debug)]
@@ -34,6 +34,7 @@ pub(crate) struct Stream {
     pub(crate) comments: usize,
     /// The gateway has ended it.
     pub(crate) ended: bool,
+    checked: schema::Sampler,
 }
 
 impl Stream {
@@ -76,6 +77,7 @@ impl Stream {
             last_id: None,
             comments: 0,
             ended: false,
+            checked: schema::Sampler::default(),
         };
         stream.socket.write_all(request.as_bytes()).expect("the gateway reads");
         let start = Instant::now();
@@ -218,6 +220,8 @@ impl Stream {
     #[track_caller]
     fn event(&mut self, id: Option<String>, data: &str) {
         let data = data.strip_prefix("data: ").unwrap_or_else(|| panic!("no data: {data}"));
-        self.ready.push_back(Event { id, frame: Frame::parse(data) });
+        let frame = Frame::parse(data);
+        self.checked.see(&frame.json);
+        self.ready.push_back(Event { id, frame });
     }
 }
