@@ -378,6 +378,8 @@ CREATE TABLE notification (
   detail TEXT NOT NULL
 ) STRICT;
 
+ALTER TABLE run ADD COLUMN hash BLOB CHECK (hash IS NULL OR length(hash) = 32);
+
 ALTER TABLE audit ADD COLUMN actor TEXT;
 CREATE INDEX audit_time ON audit (at_ms);
 ";
