@@ -26,6 +26,7 @@ pub(super) const ROUTES: &[&str] = &[
     "/api/v1/devices",
     "/api/v1/devices/{id}",
     "/api/v1/folders",
+    "/api/v1/frames.schema.json",
     "/api/v1/login",
     "/api/v1/logout",
     "/api/v1/me",

@@ -36,6 +36,8 @@ const ROUTES: &[(&str, &str, usize)] = &[
     ("PATCH", "projects/{}", CONTROL),
     ("GET", "providers", READ),
     ("GET", "folders", READ),
+    ("GET", "openapi.json", READ),
+    ("GET", "frames.schema.json", READ),
     ("GET", "permissions", READ),
     ("POST", "permissions/{}", CONTROL),
     ("POST", "logout", READ),

@@ -44,6 +44,8 @@ fn a_backup_in_a_flood_is_a_dense_prefix_and_who_has_seen_more_is_told() {
     let view = follower.stop();
     let seen = view.seq(&run_id);
     let mut gateway = gateway;
+    // A restore refuses while a keeper lives, also one whose run has just ended.
+    gateway.expect_no_agents();
     gateway.terminate();
 
     // Elsewhere, and in its own place.

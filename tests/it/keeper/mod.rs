@@ -258,6 +258,28 @@ fn memory(pid: u32, kind: &str) -> u64 {
     size.expect("a size")
 }
 
+/// What a process has allocated, in KiB: heap, stacks and the like. The program's own pages are
+/// left out: those that hold addresses become private when it is loaded, as many as the *whole*
+/// program has, whatever this process does.
+#[cfg(target_os = "linux")]
+fn own_memory(pid: u32) -> u64 {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).expect("a map");
+    let (mut of_file, mut sum) = (false, 0);
+    for line in maps.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["Anonymous:", size, "kB"] if !of_file => sum += size.parse::<u64>().expect("a size"),
+            [range, permissions, _, _, _, name @ ..]
+                if range.contains('-') && permissions.len() == 4 =>
+            {
+                of_file = name.first().is_some_and(|name| name.starts_with('/'));
+            }
+            _ => {}
+        }
+    }
+    sum
+}
+
 /// This test binary as an agent: `KEEPER_TEST_HELPER` says what it is to be.
 fn helper(role: &str) -> LaunchSpec {
     let this = std::env::current_exe().expect("this program");

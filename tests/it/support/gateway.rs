@@ -98,7 +98,8 @@ impl Setup {
     /// A provider of any kind.
     pub(crate) fn provider(mut self, name: &str, kind: &str, argv: &[&str]) -> Self {
         let argv: Vec<String> = argv.iter().map(|arg| (*arg).to_owned()).collect();
-        if kind == "jsonl" {
+        // The demo agent speaks `jsonl` too.
+        if matches!(kind, "jsonl" | "demo") {
             schema::passes_through(name);
         }
         self.providers.push((name.to_owned(), provider(kind, &argv)));
